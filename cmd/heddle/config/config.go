@@ -1,0 +1,263 @@
+// Package config owns the language of heddle's configuration: its keys, their
+// defaults, what may be said in the YAML file and in HEDDLE_ variables, and the
+// messages for what may not. It refuses to know what the values are used for:
+// it opens no socket, no database and none of the files it names (only Check
+// looks at those), and imports nothing of heddle.
+//
+// Loading has two steps. The file and the environment become raw values, each
+// with the place it was written at; raw values become a [Config] of real types,
+// in which every default is filled in and everything was checked. All mistakes
+// are reported together.
+package config
+
+import (
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// Config is the validated configuration. Load is the only way to make one; the
+// caller owns the result. The comments of the fields that carry a `key` tag are
+// the users' reference: the example file and docs/config.md are generated from
+// them. The tags say:
+//
+//	key      name in the file; ",inline" puts the keys of a group into its parent
+//	format   what a string must be (see formats)
+//	default  shown to users instead of the value, where that depends on others
+//	example  shown in the example file where the default is empty or depends
+type Config struct {
+	// The URL at which clients reach this server, as they are told with
+	// `tailscale up --login-server`. Scheme http or https, host, perhaps a port;
+	// no path. Must be set when TLS is on.
+	ServerURL *url.URL `key:"server_url" default:"http://127.0.0.1:PORT, with the port of listen_addr" example:"https://vpn.example.com"`
+
+	Listen Listen `key:",inline"`
+
+	// The directory for the database and the generated keys. Created with mode
+	// 0700 if it does not exist.
+	DataDir string `key:"data_dir" format:"path" default:"/var/lib/heddle for root, otherwise $XDG_DATA_HOME/heddle or ~/.local/share/heddle" example:"/var/lib/heddle"`
+
+	// The reverse proxies whose X-Forwarded-For and X-Forwarded-Proto headers
+	// count, as addresses or prefixes. Headers from anybody else are ignored.
+	TrustedProxies []netip.Prefix `key:"trusted_proxies" example:"[127.0.0.1/32, 10.0.0.0/8]"`
+
+	// The certificate of the public listener. Without one heddle speaks plain
+	// HTTP, for loopback or for a reverse proxy that terminates TLS.
+	TLS TLS `key:"tls"`
+
+	// Relays, which carry the (encrypted) traffic of devices that cannot reach
+	// each other directly.
+	DERP DERP `key:"derp"`
+
+	// What the devices are told about DNS. A key that is set here is fixed here;
+	// the others are changed with `heddle dns`.
+	DNS DNS `key:"dns"`
+
+	// Where the policy comes from.
+	Policy Policy `key:"policy"`
+
+	// The server's log, written to standard error.
+	Log Log `key:"log"`
+
+	// The addresses that devices get.
+	Addresses Addresses `key:"addresses"`
+
+	// The lifetimes of devices.
+	Nodes Nodes `key:"nodes"`
+
+	// Set tells for each key that was set where that was: "FILE:LINE" or the
+	// name of the variable. A key that is absent has its default.
+	Set map[string]string
+
+	// Warnings are for the log at start and for `heddle config check`: things
+	// that are allowed and yet probably not meant. Nil when there are none.
+	Warnings []string
+}
+
+// Listen says where the server listens. Addresses are HOST:PORT as net.Listen
+// takes them; HOST may be empty (every interface).
+type Listen struct {
+	// The public listener: clients, login pages, the relay.
+	Addr string `key:"listen_addr" format:"listen"`
+
+	// The private listener for metrics and debugging. It has no authentication:
+	// keep it on loopback or behind a firewall. "" turns it off.
+	Metrics string `key:"metrics_listen_addr" format:"listen,off"`
+
+	// A listener of its own for the remote command line (gRPC over TLS, needs
+	// tls.cert_file). "" serves it on listen_addr when TLS is on, and not at all
+	// otherwise.
+	GRPC string `key:"grpc_listen_addr" format:"listen,off" example:"0.0.0.0:50443"`
+
+	// The socket of the local command line. Whoever can write to it is an
+	// administrator.
+	Socket string `key:"unix_socket" format:"path" default:"heddle.sock in data_dir" example:"/run/heddle/heddle.sock"`
+
+	// The permissions of that socket, octal.
+	SocketMode fs.FileMode `key:"unix_socket_mode"`
+}
+
+// TLS names the certificate; both fields are set or both are empty.
+type TLS struct {
+	// The certificate chain, PEM. Read again when it changes.
+	CertFile string `key:"cert_file" format:"path" example:"/etc/heddle/tls/fullchain.pem"`
+
+	// The private key of the certificate, PEM.
+	KeyFile string `key:"key_file" format:"path" example:"/etc/heddle/tls/privkey.pem"`
+}
+
+// On reports whether the public listener speaks TLS.
+func (t TLS) On() bool { return t.CertFile != "" }
+
+// DERP is the configuration of the relays.
+type DERP struct {
+	// The relay and STUN server inside heddle.
+	Embedded Embedded `key:"embedded"`
+
+	// Files with further regions, YAML or JSON in the format of a DERP map. On
+	// equal region IDs files win over URLs, and later ones over earlier ones.
+	Files []string `key:"files" format:"path" example:"[/etc/heddle/derp.yaml]"`
+
+	// URLs of DERP maps, JSON. An unreachable one never delays the start.
+	URLs []*url.URL `key:"urls" example:"[https://controlplane.tailscale.com/derpmap/default]"`
+
+	// How often files and URLs are read again. At least 1m.
+	UpdateInterval time.Duration `key:"update_interval"`
+}
+
+// Embedded is the relay inside heddle. IPv4 and IPv6 are the zero Addr when
+// clients are to find them by the host name.
+type Embedded struct {
+	// Whether heddle relays and answers STUN itself.
+	Enabled bool `key:"enabled"`
+
+	// The public IPv4 address of this server, for clients without working DNS.
+	IPv4 netip.Addr `key:"ipv4" example:"198.51.100.1"`
+
+	// The public IPv6 address of this server.
+	IPv6 netip.Addr `key:"ipv6" example:"2001:db8::1"`
+
+	// The number of the region. 900 to 999 are free for private regions.
+	RegionID int `key:"region_id"`
+
+	// The short name of the region, for `tailscale netcheck`.
+	RegionCode string `key:"region_code" format:"label"`
+
+	// The name of the region for people.
+	RegionName string `key:"region_name" format:"text"`
+
+	// Where STUN listens (UDP). Reached by clients directly, never through a
+	// proxy. "" turns STUN off: clients then do not learn their public
+	// addresses from this server.
+	STUNListenAddr string `key:"stun_listen_addr" format:"listen,off" default:":3478, or 127.0.0.1:3478 when server_url is a loopback address" example:"0.0.0.0:3478"`
+
+	// The host name of the relay, if it is not that of server_url.
+	Hostname string `key:"hostname" format:"host" default:"the host of server_url" example:"derp.example.com"`
+
+	// The TLS port at which clients reach the relay, if it is not that of
+	// server_url.
+	Port int `key:"derp_port" default:"the port of server_url" example:"443"`
+}
+
+// DNS is what devices are told about names. Config.Set tells which of these
+// keys the administrator fixed.
+type DNS struct {
+	// The domain of the devices: laptop becomes laptop.BASE_DOMAIN. The host of
+	// server_url must not lie in it.
+	BaseDomain string `key:"base_domain" format:"domain"`
+
+	// Whether devices resolve each other's names.
+	MagicDNS bool `key:"magic_dns"`
+
+	// Whether the global nameservers replace those of the device's own network.
+	OverrideLocalDNS bool `key:"override_local_dns"`
+
+	// Who answers for which names.
+	Nameservers Nameservers `key:"nameservers"`
+
+	// Domains that devices append to short names, after base_domain.
+	SearchDomains []string `key:"search_domains" format:"domain" example:"[corp.example.com]"`
+
+	// Additional names, A or AAAA. No wildcards: clients do not know them.
+	ExtraRecords []Record `key:"extra_records" example:"[{name: grafana.tailnet.internal, type: A, value: 100.64.0.3}]"`
+
+	// A JSON file with more of them ([{"name": …, "type": …, "value": …}]), read
+	// again when it changes.
+	ExtraRecordsPath string `key:"extra_records_path" format:"path" example:"/etc/heddle/records.json"`
+}
+
+// Nameservers are resolvers: an IP address, IP:PORT, or the https URL of a
+// DNS-over-HTTPS resolver, as stock clients take them.
+type Nameservers struct {
+	// Resolvers for everything: an IP address, IP:PORT, or the https URL of a
+	// DNS-over-HTTPS service that clients know.
+	Global []string `key:"global" format:"nameserver" example:"[9.9.9.9, 149.112.112.112]"`
+
+	// Resolvers for single domains and what lies below them.
+	Split map[string][]string `key:"split" format:"nameserver" example:"{corp.example.com: [10.0.0.53]}"`
+}
+
+// Record is one additional name. Name is lower-case, without a trailing dot.
+type Record struct {
+	// The name.
+	Name string `key:"name" format:"domain"`
+
+	// A or AAAA.
+	Type string `key:"type" format:"A|AAAA"`
+
+	// The address.
+	Value netip.Addr `key:"value"`
+}
+
+// Policy says where the policy comes from.
+type Policy struct {
+	// The policy file (HuJSON). When set, the file is the policy, and `heddle
+	// policy set` is refused; "" keeps the policy in the database.
+	Path string `key:"path" format:"path,off" example:"/etc/heddle/policy.hujson"`
+}
+
+// Log is the configuration of the log.
+type Log struct {
+	// debug, info, warn or error.
+	Level slog.Level `key:"level"`
+
+	// text or json.
+	Format string `key:"format" format:"text|json"`
+}
+
+// Allocation is a way of choosing the next address.
+type Allocation string
+
+const (
+	Sequential Allocation = "sequential"
+	Random     Allocation = "random"
+)
+
+// Addresses are the ranges that devices get their addresses from; both are
+// valid and masked.
+type Addresses struct {
+	// A part of 100.64.0.0/10.
+	IPv4 netip.Prefix `key:"ipv4"`
+
+	// A part of fd7a:115c:a1e0::/48.
+	IPv6 netip.Prefix `key:"ipv6"`
+
+	// sequential (the lowest free address) or random.
+	Allocation Allocation `key:"allocation" format:"sequential|random"`
+}
+
+// Nodes are the lifetimes of devices.
+type Nodes struct {
+	// How long after its last connection an ephemeral device is removed.
+	EphemeralTimeout time.Duration `key:"ephemeral_timeout"`
+
+	// How long a device may be away before the others see it offline. Routes do
+	// not wait for this.
+	OnlineGrace time.Duration `key:"online_grace"`
+
+	// After which time users' devices must log in again. 0 means never. Tagged
+	// devices never expire.
+	KeyExpiry time.Duration `key:"key_expiry"`
+}
