@@ -1,0 +1,223 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lab is one set of hosts and switches. It ends with the test that made it.
+type Lab struct {
+	t   testing.TB
+	dir string // working directory, kept if the test fails
+	run string // a number that makes the namespaces' names unique
+
+	fabric *Host // carries the bridges of all switches
+	hosts  []*Host
+	ca     *authority
+}
+
+// New makes an empty lab. A machine that cannot carry one skips the test and says what is missing;
+// if CI is set in the environment, the test fails instead.
+func New(t testing.TB) *Lab {
+	t.Helper()
+	if missing := Missing(); missing != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("the network lab cannot run: %v", missing)
+		}
+		t.Skipf("SKIPPED: the network lab cannot run: %v", missing)
+	}
+	run, release, err := claimRun()
+	if err != nil {
+		t.Fatalf("lab: %v", err)
+	}
+	dir, err := os.MkdirTemp("", "heddle-lab-")
+	if err != nil {
+		t.Fatalf("lab: %v", err)
+	}
+	l := &Lab{t: t, dir: dir, run: run}
+	t.Cleanup(func() { l.close(release) })
+	if l.ca, err = newAuthority(filepath.Join(dir, "ca.pem")); err != nil {
+		t.Fatalf("lab: %v", err)
+	}
+	l.fabric = l.Host("fabric")
+	l.fabric.Forward()
+	return l
+}
+
+// Missing tells what this machine lacks to carry a lab; nil means nothing.
+func Missing() error {
+	var errs []error
+	if os.Geteuid() != 0 {
+		errs = append(errs, errors.New("it needs root (network namespaces)"))
+	}
+	for _, tool := range []string{"ip", "nft", "ping", "mount", "getent"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			errs = append(errs, fmt.Errorf("it needs the program %q", tool))
+		}
+	}
+	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
+		errs = append(errs, fmt.Errorf("it needs TUN devices: %w", err))
+	} else {
+		f.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// Dir is the lab's working directory; what lies there stays for inspection if the test fails.
+func (l *Lab) Dir() string { return l.dir }
+
+// close ends all processes, keeps the evidence of a failed test, and removes the namespaces.
+func (l *Lab) close(release func()) {
+	if l.t.Failed() {
+		l.keepEvidence()
+	}
+	for _, h := range l.hosts {
+		for _, p := range h.processes {
+			p.Kill()
+		}
+	}
+	if err := removeRun(l.run); err != nil {
+		l.t.Errorf("lab: clean up: %v", err)
+	}
+	release()
+	if !l.t.Failed() {
+		os.RemoveAll(l.dir)
+	}
+}
+
+// keepEvidence writes the network state of each host beside the logs and shows the logs' ends.
+func (l *Lab) keepEvidence() {
+	for _, h := range l.hosts {
+		var b strings.Builder
+		for _, args := range [][]string{
+			{"ip", "-s", "addr"}, {"ip", "rule"}, {"ip", "route", "show", "table", "all"},
+			{"ip", "-6", "route"}, {"nft", "list", "ruleset"}, {"cat", "/etc/resolv.conf"},
+		} {
+			out, err := h.Run(context.Background(), args...)
+			fmt.Fprintf(&b, "# %s\n%s", strings.Join(args, " "), out)
+			if err != nil {
+				fmt.Fprintf(&b, "%v\n", err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(h.dir, "network.txt"), []byte(b.String()), 0o644); err != nil {
+			l.t.Logf("lab: %v", err)
+		}
+		for _, p := range h.processes {
+			l.t.Logf("end of %s:\n%s", p.Log, tail(p.Log, 40))
+		}
+	}
+	l.t.Logf("all logs and the state of each host's network are in %s", l.dir)
+}
+
+// tail returns the last n lines of a file.
+func tail(file string, n int) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// runsDir holds one file for each run, locked as long as its process lives: a file that can be
+// locked belongs to a run that was killed, whose namespaces are then removed.
+const runsDir = "/run/heddle-lab"
+
+// claimRun removes what dead runs left and claims a new run name until release is called.
+func claimRun() (run string, release func(), err error) {
+	if err := os.MkdirAll(runsDir, 0o755); err != nil {
+		return "", nil, err
+	}
+	door, err := os.Open(runsDir)
+	if err != nil {
+		return "", nil, err
+	}
+	defer door.Close()
+	// One at a time, or a new file could be swept before its owner has locked it.
+	if err := unix.Flock(int(door.Fd()), unix.LOCK_EX); err != nil {
+		return "", nil, err
+	}
+	if err := sweep(); err != nil {
+		return "", nil, err
+	}
+	f, err := os.CreateTemp(runsDir, "*")
+	if err != nil {
+		return "", nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return "", nil, err
+	}
+	release = func() {
+		os.Remove(f.Name())
+		f.Close()
+	}
+	return filepath.Base(f.Name()), release, nil
+}
+
+// sweep removes the namespaces and processes of runs that are no longer alive.
+func sweep() error {
+	entries, err := os.ReadDir(runsDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := filepath.Join(runsDir, e.Name())
+		f, err := os.Open(name)
+		if err != nil {
+			continue // its owner has just removed it
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = errors.Join(removeRun(e.Name()), os.Remove(name))
+		}
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("remove the dead run %s: %w", e.Name(), err)
+		}
+	}
+	return nil
+}
+
+// removeRun ends every process in the run's namespaces and removes them.
+func removeRun(run string) error {
+	namespaces, err := os.ReadDir("/run/netns")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ns := range namespaces {
+		if !strings.HasPrefix(ns.Name(), namespace(run, "")) {
+			continue
+		}
+		out, err := exec.Command("ip", "netns", "pids", ns.Name()).Output()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("list the processes of %s: %w", ns.Name(), err))
+		}
+		for _, field := range strings.Fields(string(out)) {
+			var pid int
+			if _, err := fmt.Sscan(field, &pid); err == nil && pid != os.Getpid() {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		if out, err := exec.Command("ip", "netns", "delete", ns.Name()).CombinedOutput(); err != nil {
+			errs = append(errs, fmt.Errorf("delete %s: %w: %s", ns.Name(), err, out))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// namespace names the network namespace of a host.
+func namespace(run, host string) string { return "hl-" + run + "-" + host }
