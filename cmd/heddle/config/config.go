@@ -31,7 +31,7 @@ type Config struct {
 	// The URL at which clients reach this server, as they are told with
 	// `tailscale up --login-server`. Scheme http or https, host, perhaps a port;
 	// no path. Must be set when TLS is on.
-	ServerURL *url.URL `key:"server_url" default:"http://127.0.0.1:PORT, with the port of listen_addr" example:"https://vpn.example.com"`
+	ServerURL *url.URL `key:"server_url" format:"origin" default:"http:// and listen_addr, with 127.0.0.1 for a wildcard" example:"https://vpn.example.com"`
 
 	Listen Listen `key:",inline"`
 
@@ -102,10 +102,10 @@ type Listen struct {
 // TLS names the certificate; both fields are set or both are empty.
 type TLS struct {
 	// The certificate chain, PEM. Read again when it changes.
-	CertFile string `key:"cert_file" format:"path" example:"/etc/heddle/tls/fullchain.pem"`
+	CertFile string `key:"cert_file" format:"path,off" example:"/etc/heddle/tls/fullchain.pem"`
 
 	// The private key of the certificate, PEM.
-	KeyFile string `key:"key_file" format:"path" example:"/etc/heddle/tls/privkey.pem"`
+	KeyFile string `key:"key_file" format:"path,off" example:"/etc/heddle/tls/privkey.pem"`
 }
 
 // On reports whether the public listener speaks TLS.
@@ -185,7 +185,7 @@ type DNS struct {
 
 	// A JSON file with more of them ([{"name": …, "type": …, "value": …}]), read
 	// again when it changes.
-	ExtraRecordsPath string `key:"extra_records_path" format:"path" example:"/etc/heddle/records.json"`
+	ExtraRecordsPath string `key:"extra_records_path" format:"path,off" example:"/etc/heddle/records.json"`
 }
 
 // Nameservers are resolvers: an IP address, IP:PORT, or the https URL of a

@@ -1,0 +1,107 @@
+package config
+
+import "strings"
+
+// foreign are keys that people bring along from headscale, and what to write
+// instead.
+var foreign = map[string]string{
+	"noise":                             "the keys are generated in data_dir, remove it",
+	"prefixes":                          "write addresses.ipv4 and addresses.ipv6",
+	"ip_prefixes":                       "write addresses.ipv4 and addresses.ipv6",
+	"database":                          "the database is SQLite in data_dir, remove it",
+	"derp.server":                       "write derp.embedded",
+	"derp.paths":                        "write derp.files",
+	"derp.auto_update_enabled":          "write derp.update_interval",
+	"derp.update_frequency":             "write derp.update_interval",
+	"ephemeral_node_inactivity_timeout": "write nodes.ephemeral_timeout",
+	"tls_cert_path":                     "write tls.cert_file",
+	"tls_key_path":                      "write tls.key_file",
+	"unix_socket_permission":            "write unix_socket_mode",
+	"acl_policy_path":                   "write policy.path",
+}
+
+// unknown says what to do about a key path that nobody knows.
+func (s *schema) unknown(path string) string {
+	if hint, ok := foreign[path]; ok {
+		return "unknown key: " + hint
+	}
+	var names []string
+	for _, k := range s.keys {
+		names = append(names, k.path)
+	}
+	if near := nearest(path, names); near != "" {
+		return "unknown key, did you mean " + near + "?"
+	}
+	// The right name in the wrong section, or without one.
+	last := path[strings.LastIndexByte(path, '.')+1:]
+	var found []string
+	for _, k := range s.keys {
+		if k.name() == last {
+			found = append(found, k.path)
+		}
+	}
+	if len(found) > 0 && len(found) <= 3 {
+		return "unknown key, did you mean " + strings.Join(found, " or ") + "?"
+	}
+	return "unknown key: `heddle config example` lists all"
+}
+
+// unknownVariable says what to do about a variable that nobody knows.
+func (s *schema) unknownVariable(name string) string {
+	var names []string
+	for _, k := range s.keys {
+		if k.section {
+			continue
+		}
+		names = append(names, k.variable())
+		if k.secret() {
+			names = append(names, k.variable()+"_FILE")
+		}
+	}
+	for _, v := range commandVariables {
+		names = append(names, v.name)
+	}
+	if near := nearest(name, names); near != "" {
+		return "unknown variable, did you mean " + near + "?"
+	}
+	return "unknown variable: names are HEDDLE_ and the key in capitals with _ for dots; `heddle config example` lists the keys"
+}
+
+// nearest returns the name with the fewest typing errors, "" if none is near.
+func nearest(s string, names []string) string {
+	best, bound := "", min(3, 1+len(s)/4)+1
+	for _, name := range names {
+		if d := distance(strings.ToLower(s), strings.ToLower(name)); d < bound {
+			best, bound = name, d
+		}
+	}
+	return best
+}
+
+// distance is the number of insertions, deletions, changes and swaps of
+// neighbours that lead from a to b, with no letter touched twice.
+func distance(a, b string) int {
+	const far = 100
+	if len(a) > far || len(b) > far {
+		return far // strangers' keys can be long, ours are not
+	}
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := range len(a) {
+		row[0] = i + 1
+		for j := range len(b) {
+			change := 1
+			if a[i] == b[j] {
+				change = 0
+			}
+			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+change)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+		before, last, row = last, row, before
+	}
+	return last[len(b)]
+}
