@@ -1,0 +1,284 @@
+package tailnet
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"heddle/policy"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+// Registration is what a device asks for when it joins or logs in again.
+// Machine is proved by the connection; everything else is only claimed.
+type Registration struct {
+	Machine   key.MachinePublic
+	Key       key.NodePublic
+	OldKey    key.NodePublic // zero if there is none
+	Hostinfo  *tailcfg.Hostinfo
+	CapVer    tailcfg.CapabilityVersion
+	Ephemeral bool
+}
+
+// ErrStaleKey is what a registration fails with whose node key was good once
+// and was given up: a key must never come back under another node, so the client has to
+// make a new one (RegisterResponse.NodeKeyExpired tells it to).
+var ErrStaleKey = errors.New("node key was used before")
+
+// RegisterWithAuthKey admits a device by an auth key and uses the key up.
+//
+// A one-time key that is used up still admits the machine that used it, until
+// that machine has opened its first map stream: the answer may have been lost.
+func (tx *Tx) RegisterWithAuthKey(r Registration, secret string) (*Node, error) {
+	k, err := tx.snap.FindAuthKey(secret)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.Usable(tx.now); err != nil && !tx.retried(r, k) {
+		return nil, err
+	}
+	tags := k.Tags
+	if len(tags) == 0 {
+		if tags, err = tx.requestedTags(r, k.Owner); err != nil {
+			return nil, err
+		}
+	}
+	n, err := tx.admit(r, admission{
+		owner: k.Owner, tags: tags, ephemeral: k.Ephemeral, method: ByAuthKey, authKey: k.ID,
+	})
+	if err != nil {
+		return nil, err
+	}
+	used := *k
+	used.Used = tx.now
+	tx.putAuthKey(&used)
+	return n, nil
+}
+
+// retried reports whether r repeats the registration that used up k.
+func (tx *Tx) retried(r Registration, k *AuthKey) bool {
+	return k.Revoked.IsZero() && slices.ContainsFunc(tx.snap.NodesByMachine(r.Machine), func(n *Node) bool {
+		return n.Origin.AuthKey == k.ID && n.Status.LastSeen.IsZero()
+	})
+}
+
+// RegisterForUser admits a device for a user, on the word of an admin or of
+// the user who has logged in.
+func (tx *Tx) RegisterForUser(r Registration, user UserID, m Method) (*Node, error) {
+	if tx.actor.Kind != ByUser {
+		if err := tx.admin("register devices"); err != nil {
+			return nil, err
+		}
+	}
+	if tx.snap.User(user) == nil {
+		return nil, Errorf(NotFound, "no user with ID %d", user)
+	}
+	tags, err := tx.requestedTags(r, user)
+	if err != nil {
+		return nil, err
+	}
+	return tx.admit(r, admission{owner: user, tags: tags, method: m})
+}
+
+// requestedTags returns the tags that a device asks for (--advertise-tags) if
+// its owner may give them.
+func (tx *Tx) requestedTags(r Registration, owner UserID) ([]string, error) {
+	if r.Hostinfo == nil || len(r.Hostinfo.RequestTags) == 0 {
+		return nil, nil
+	}
+	tags := CleanHostinfo(r.Hostinfo).RequestTags
+	for _, tag := range tags {
+		if !tx.mayTag(tx.snap.User(owner), nil, tag) {
+			return nil, Errorf(Denied, "requested tag %s is not permitted: the policy's tagOwners must name the owner of the device, or use an auth key that has the tag", tag)
+		}
+	}
+	return tags, nil
+}
+
+// mayTag asks the policy whether a user, or a node with tags, may apply a tag.
+func (tx *Tx) mayTag(u *User, tags []string, tag string) bool {
+	var pu *policy.User
+	if u != nil {
+		v := compilerUser(u)
+		pu = &v
+	}
+	return tx.snap.policy.Doc.MayTag(pu, tags, tag)
+}
+
+// admission is under which terms a device is admitted.
+type admission struct {
+	owner     UserID
+	tags      []string
+	ephemeral bool
+	method    Method
+	authKey   AuthKeyID
+}
+
+// admit makes a new node or logs a known one in again, under a new key.
+func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
+	if len(a.tags) > 0 {
+		a.owner = 0
+	} else if a.owner == 0 {
+		return nil, Errorf(Invalid, "a device needs an owner or tags")
+	}
+	if r.Key.IsZero() || r.Machine.IsZero() {
+		return nil, Errorf(Invalid, "a device needs a machine key and a node key")
+	}
+	if n := tx.snap.NodeByKey(r.Key); n != nil && n.Machine != r.Machine {
+		return nil, Errorf(Denied, "this node key belongs to another device; run `tailscale logout` and log in again")
+	}
+	if tx.snap.Tombstone(r.Key) != nil {
+		return nil, &Error{Code: Denied, Msg: "this device's key was removed from the tailnet; log in again", Err: ErrStaleKey}
+	}
+	host := CleanHostinfo(r.Hostinfo)
+	n, known := tx.reusable(r, a)
+	if !known {
+		addrs, err := tx.state.alloc.next(&tx.snap)
+		if err != nil {
+			return nil, err
+		}
+		tx.snap.lastID.Node++
+		n = &Node{
+			ID: tx.snap.lastID.Node, StableID: newStableID(), Machine: r.Machine, Addrs: addrs,
+			Name:   tx.freeName(labelOf(host), 0),
+			Origin: Origin{Created: tx.now},
+			Report: &Report{Hostinfo: host, CapVer: r.CapVer},
+		}
+	}
+	before := *n
+	if known {
+		if n.Key != r.Key {
+			tx.bury(n, Addrs{})
+		}
+		n.Report = &Report{
+			Disco: n.Report.Disco, Endpoints: n.Report.Endpoints, HomeDERP: n.Report.HomeDERP,
+			CapVer: r.CapVer, Hostinfo: host,
+		}
+		tx.followHostname(n)
+	}
+	n.Key, n.Owner, n.Tags = r.Key, a.owner, a.tags
+	n.Ephemeral = a.ephemeral || r.Ephemeral
+	n.Origin.Method, n.Origin.AuthKey = a.method, a.authKey
+	tx.setExpiry(n, tx.freshExpiry(n))
+	tx.putHard(n)
+	if n.Ephemeral && n.Status.streams == 0 {
+		tx.after(ephemeralTimer, n.ID, tx.state.opts.EphemeralTimeout)
+	}
+	if known {
+		tx.audit("node.login", n.label(), nodeChanges(&before, n)...)
+	} else {
+		tx.audit("node.create", n.label(), nodeChanges(&Node{}, n)...)
+	}
+	return n, nil
+}
+
+// reusable returns a copy of the node that the device is to go on as: the one
+// whose key it replaces or, after a logout, the machine's node of the same
+// owner. A device that goes from a user to tags or back stays the same node; one that another
+// user takes over becomes a new node and the old one is logged out.
+func (tx *Tx) reusable(r Registration, a admission) (n *Node, known bool) {
+	same := func(n *Node) bool { return n.Owner == a.owner }
+	for _, k := range []key.NodePublic{r.Key, r.OldKey} {
+		n := tx.snap.NodeByKey(k)
+		if n == nil || n.Machine != r.Machine {
+			continue
+		}
+		if same(n) || n.Owner == 0 || a.owner == 0 {
+			return n.clone(), true
+		}
+		old := n.clone()
+		tx.setExpiry(old, tx.now)
+		tx.putHard(old)
+		if k == r.Key { // one key cannot serve two nodes: the old one loses it
+			tx.removeNode(old, "node.delete")
+		}
+	}
+	nodes := tx.snap.NodesByMachine(r.Machine)
+	if i := slices.IndexFunc(nodes, same); i >= 0 {
+		return nodes[i].clone(), true
+	}
+	return nil, false
+}
+
+func (tx *Tx) freshExpiry(n *Node) time.Time {
+	if n.Tagged() || tx.state.opts.KeyExpiry == 0 {
+		return time.Time{}
+	}
+	return tx.now.Add(tx.state.opts.KeyExpiry).Truncate(time.Second)
+}
+
+// Logout ends a node's login at its own wish: an ephemeral node is deleted, any other's
+// key expires. An unknown key, or another machine's, is no error: a client
+// cannot forget its profile until it is told that it is logged out.
+func (tx *Tx) Logout(m key.MachinePublic, k key.NodePublic) error {
+	n := tx.snap.NodeByKey(k)
+	if n == nil || n.Machine != m {
+		return nil
+	}
+	if n.Ephemeral {
+		tx.removeNode(n, "node.logout")
+		return nil
+	}
+	if n.Status.Expired {
+		return nil
+	}
+	out := n.clone()
+	tx.setExpiry(out, tx.now)
+	tx.putHard(out)
+	tx.audit("node.logout", out.label(), nodeChanges(n, out)...)
+	return nil
+}
+
+// ShortenExpiry lets a node's own key expire sooner than it would.
+func (tx *Tx) ShortenExpiry(m key.MachinePublic, k key.NodePublic, t time.Time) error {
+	n := tx.snap.NodeByKey(k)
+	if n == nil || n.Machine != m {
+		return Errorf(NotFound, "this device is not known here; log in again")
+	}
+	if !n.Expiry.IsZero() && t.After(n.Expiry) {
+		return Errorf(Denied, "a device can only shorten the life of its key; ask an admin to extend it")
+	}
+	out := n.clone()
+	tx.setExpiry(out, t)
+	tx.putHard(out)
+	tx.audit("node.expiry", out.label(), nodeChanges(n, out)...)
+	return nil
+}
+
+// setExpiry sets when the key of n, which is a draft, expires.
+func (tx *Tx) setExpiry(n *Node, t time.Time) {
+	n.Expiry = t
+	n.Status.Expired = expired(n, tx.now)
+	if t.IsZero() || n.Status.Expired {
+		tx.cancel(expiryTimer, n.ID)
+	} else {
+		tx.at(expiryTimer, n.ID, t)
+	}
+}
+
+func expired(n *Node, now time.Time) bool {
+	return !n.Expiry.IsZero() && !now.Before(n.Expiry)
+}
+
+// newStableID makes an ID in the form that clients know: random, so that two servers never
+// give the same.
+func newStableID() tailcfg.StableNodeID {
+	return tailcfg.StableNodeID("n" + randomText(12) + "CNTRL")
+}
+
+// randomText returns n random characters that survive double clicks, file names and any
+// case-folding: 5 bits each.
+func randomText(n int) string {
+	raw := make([]byte, n)
+	rand.Read(raw) // never fails
+	return strings.ToLower(base32.StdEncoding.EncodeToString(raw))[:n]
+}
+
+// label names a node in the audit log.
+func (n *Node) label() string { return fmt.Sprintf("node %d (%s)", n.ID, n.Name) }

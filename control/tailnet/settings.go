@@ -1,0 +1,258 @@
+package tailnet
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"heddle/policy"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/util/dnsname"
+)
+
+// maxPolicy bounds the policy file.
+const maxPolicy = 4 << 20
+
+// SetPolicy makes source, in HuJSON, the policy if it parses and its own tests
+// pass; the error's cause is the policy package's, with lines and columns. ifMatch, if not empty, must be the ETag of
+// the policy that it replaces.
+func (tx *Tx) SetPolicy(source, ifMatch string) error {
+	if err := tx.admin("change the policy"); err != nil {
+		return err
+	}
+	old := tx.snap.policy
+	if ifMatch != "" && strings.Trim(ifMatch, `"`) != old.ETag {
+		return Errorf(Conflict, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", old.ETag)
+	}
+	if len(source) > maxPolicy {
+		return Errorf(Invalid, "the policy has %d bytes; the most is %d", len(source), maxPolicy)
+	}
+	doc, err := policy.Parse([]byte(source))
+	if err != nil {
+		return policyError(err)
+	}
+	if err := policy.Compile(doc, compilerInput(&tx.snap)).RunTests(); err != nil {
+		return policyError(err)
+	}
+	fresh := &Policy{Source: source, ETag: etag(source), Updated: tx.now, By: tx.actor.String(), Doc: doc, Compiled: old.Compiled}
+	tx.snap.policy = fresh
+	tx.delta.Policy = fresh
+	tx.dirtyPolicy = true
+	tx.dirtyNodes = map[NodeID]bool{}
+	for n := range tx.snap.Nodes() {
+		if len(n.Advertised()) > 0 {
+			tx.dirtyNodes[n.ID] = true
+		}
+	}
+	tx.audit("policy.set", "policy", Change{"etag", old.ETag, fresh.ETag})
+	return nil
+}
+
+func policyError(err error) error {
+	return &Error{Code: Invalid, Msg: "the policy is not valid: " + err.Error(), Err: err}
+}
+
+func etag(source string) string {
+	sum := sha256.Sum256([]byte(source))
+	return hex.EncodeToString(sum[:])
+}
+
+// SetDNS changes the tailnet's own DNS settings. What the config pins cannot
+// be changed; d must have it as it is, or unset. BaseDomain is ignored.
+func (tx *Tx) SetDNS(d DNS) error {
+	if err := tx.admin("change DNS settings"); err != nil {
+		return err
+	}
+	now, pins, own := tx.snap.DNS(), tx.snap.DNSPins(), tx.snap.settings.DNS
+	d.BaseDomain = ""
+	for _, p := range []struct {
+		key             string
+		pinned, changed bool
+		keep            func()
+	}{
+		{"dns.magic_dns", pins.MagicDNS != nil, d.MagicDNS != now.MagicDNS, func() { d.MagicDNS = own.MagicDNS }},
+		{"dns.override_local_dns", pins.OverrideLocal != nil, d.OverrideLocal != now.OverrideLocal, func() { d.OverrideLocal = own.OverrideLocal }},
+		{"dns.nameservers.global", pins.Nameservers != nil, !slices.Equal(d.Nameservers, now.Nameservers), func() { d.Nameservers = own.Nameservers }},
+		{"dns.nameservers.split", pins.Split != nil, !maps.EqualFunc(d.Split, now.Split, slices.Equal[[]string]), func() { d.Split = own.Split }},
+		{"dns.search_domains", pins.Search != nil, !slices.Equal(d.Search, now.Search), func() { d.Search = own.Search }},
+	} {
+		if !p.pinned {
+			continue
+		}
+		if p.changed {
+			return Errorf(Conflict, "%s is set in the config file; change it there, or remove it there to manage it here", p.key)
+		}
+		p.keep()
+	}
+	if err := checkDNS(&d); err != nil {
+		return err
+	}
+	tx.snap.settings = &Settings{DNS: d}
+	tx.delta.Settings = tx.snap.settings
+	tx.audit("dns.set", "dns")
+	tx.refreshDNS()
+	return nil
+}
+
+// SetDNSPins says what the config fixes of DNS. It is not stored.
+func (tx *Tx) SetDNSPins(p DNSPins) error {
+	if err := tx.admin("pin DNS settings"); err != nil {
+		return err
+	}
+	if _, err := dnsname.ToFQDN(p.BaseDomain); err != nil || p.BaseDomain == "" {
+		return Errorf(Invalid, "dns.base_domain %q is not a domain name", p.BaseDomain)
+	}
+	tx.snap.inputs.pins = &p
+	tx.refreshDNS()
+	return nil
+}
+
+// SetDNSFileRecords takes over the records of the watched file. It is not stored.
+func (tx *Tx) SetDNSFileRecords(r []DNSRecord) error {
+	if err := tx.admin("set DNS records"); err != nil {
+		return err
+	}
+	clean := DNS{Records: r}
+	if err := checkDNS(&clean); err != nil {
+		return err
+	}
+	tx.snap.inputs.records = clean.Records
+	tx.refreshDNS()
+	return nil
+}
+
+// SetDERPMap takes over a DERP map, which is immutable from now on. It is not stored.
+func (tx *Tx) SetDERPMap(m *tailcfg.DERPMap) error {
+	if err := tx.admin("set the DERP map"); err != nil {
+		return err
+	}
+	if m == nil {
+		return errors.New("nil DERP map")
+	}
+	tx.snap.inputs.derpMap, tx.changed = m, true
+	return nil
+}
+
+func (tx *Tx) refreshDNS() {
+	tx.snap.inputs.dns, tx.changed = effectiveDNS(&tx.snap), true
+}
+
+// effectiveDNS lays the config's pins over the tailnet's own settings.
+func effectiveDNS(s *Snapshot) *DNS {
+	d, pins := s.settings.DNS, s.inputs.pins
+	d.BaseDomain = pins.BaseDomain
+	if pins.MagicDNS != nil {
+		d.MagicDNS = *pins.MagicDNS
+	}
+	if pins.OverrideLocal != nil {
+		d.OverrideLocal = *pins.OverrideLocal
+	}
+	if pins.Nameservers != nil {
+		d.Nameservers = pins.Nameservers
+	}
+	if pins.Split != nil {
+		d.Split = pins.Split
+	}
+	if pins.Search != nil {
+		d.Search = pins.Search
+	}
+	d.Records = slices.Concat(pins.Records, s.inputs.records, d.Records)
+	return &d
+}
+
+// Bounds on DNS settings: every client carries all of them.
+const (
+	maxNameservers = 16
+	maxDomains     = 500
+	maxRecords     = 5000
+)
+
+// checkDNS brings settings into canonical form or says what is wrong.
+func checkDNS(d *DNS) error {
+	if len(d.Nameservers) > maxNameservers || len(d.Split) > maxDomains || len(d.Search) > maxDomains || len(d.Records) > maxRecords {
+		return Errorf(Invalid, "too many DNS settings: at most %d nameservers, %d split domains, %d search domains and %d records", maxNameservers, maxDomains, maxDomains, maxRecords)
+	}
+	if err := checkNameservers(d.Nameservers); err != nil {
+		return err
+	}
+	split := make(map[string][]string, len(d.Split))
+	for domain, servers := range d.Split {
+		clean, err := checkDomain(domain)
+		if err != nil {
+			return err
+		}
+		if len(servers) > maxNameservers {
+			return Errorf(Invalid, "split domain %s has more than %d nameservers", clean, maxNameservers)
+		}
+		if err := checkNameservers(servers); err != nil {
+			return err
+		}
+		split[clean] = servers
+	}
+	d.Split = split
+	search := make([]string, len(d.Search))
+	for i, domain := range d.Search {
+		clean, err := checkDomain(domain)
+		if err != nil {
+			return err
+		}
+		search[i] = clean
+	}
+	d.Search = search
+	records := make([]DNSRecord, len(d.Records))
+	for i, r := range d.Records {
+		clean, err := checkRecord(r)
+		if err != nil {
+			return err
+		}
+		records[i] = clean
+	}
+	d.Records = records
+	return nil
+}
+
+func checkNameservers(servers []string) error {
+	for _, s := range servers {
+		if _, err := netip.ParseAddr(s); err == nil {
+			continue
+		}
+		if u, err := url.Parse(s); err == nil && u.Scheme == "https" && u.Host != "" {
+			continue
+		}
+		return Errorf(Invalid, "nameserver %q is neither an IP address nor an https:// URL", s)
+	}
+	return nil
+}
+
+func checkDomain(domain string) (string, error) {
+	clean := strings.ToLower(strings.Trim(strings.TrimSpace(domain), "."))
+	if _, err := dnsname.ToFQDN(clean); err != nil || clean == "" {
+		return "", Errorf(Invalid, "%q is not a domain name", domain)
+	}
+	return clean, nil
+}
+
+func checkRecord(r DNSRecord) (DNSRecord, error) {
+	name, err := checkDomain(r.Name)
+	if err != nil {
+		return r, err
+	}
+	ip, err := netip.ParseAddr(r.Value)
+	typ := strings.ToUpper(r.Type)
+	if typ == "" && err == nil {
+		typ = "AAAA"
+		if ip.Is4() {
+			typ = "A"
+		}
+	}
+	if err != nil || typ == "A" && !ip.Is4() || typ == "AAAA" && !ip.Is6() || typ != "A" && typ != "AAAA" {
+		return r, Errorf(Invalid, "DNS record %s %s %q: clients know only A records with an IPv4 and AAAA records with an IPv6 address", r.Name, r.Type, r.Value)
+	}
+	return DNSRecord{Name: name, Type: typ, Value: ip.String()}, nil
+}

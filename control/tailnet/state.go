@@ -1,0 +1,311 @@
+package tailnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a State needs besides its Store.
+type Options struct {
+	Tailnet   string // "" means Default
+	Addresses Ranges
+	// OnlineGrace is how long a node that lost its last map stream is still
+	// shown online, so that a client that changes networks does not flicker.
+	OnlineGrace time.Duration
+	// EphemeralTimeout is how long an ephemeral node outlives its last map stream.
+	EphemeralTimeout time.Duration
+	// KeyExpiry is the life of a user's node's key; zero means for ever.
+	// Keys of tagged nodes never expire.
+	KeyExpiry time.Duration
+	Log       *slog.Logger
+	Now       func() time.Time // nil means time.Now
+}
+
+// State is a tailnet: one writer, any number of readers.
+//
+// Updates run one after another in Run's goroutine. What they change is
+// committed to the Store before it is published, except soft state (reports
+// and presence), which is published at once and written behind.
+type State struct {
+	store Store
+	opts  Options
+	log   *slog.Logger
+
+	current atomic.Pointer[Snapshot]
+	queue   chan *request
+	stopped chan struct{} // closed when Run has returned
+
+	// The rest belongs to the writer.
+	seq    Seq
+	timers timers
+	soft   Delta // published but not yet written
+	alloc  *allocator
+}
+
+// queueLen bounds the updates that wait: beyond it callers wait themselves, each
+// in its own goroutine and under its own context.
+const queueLen = 1024
+
+// maxBatch bounds the updates of one commit, so that the first caller does not
+// wait for an endless stream of others.
+const maxBatch = 512
+
+// flushEvery is how long soft state may stay unwritten. A crash loses at most
+// that much of what clients will report again anyway.
+const flushEvery = 2 * time.Second
+
+// flushRetry is the pause after a soft flush that the store refused.
+const flushRetry = 10 * time.Second
+
+type request struct {
+	ctx   context.Context
+	actor Actor
+	fn    func(*Tx) error
+	done  chan result
+}
+
+type result struct {
+	snap *Snapshot
+	err  error
+}
+
+// ErrStopped is what Update returns once the State has stopped.
+var ErrStopped = &Error{Code: Unavailable, Msg: "the server is stopping; try again in a moment"}
+
+// Open loads a tailnet. Run must be called for updates to happen.
+func Open(ctx context.Context, store Store, o Options) (*State, error) {
+	if o.Tailnet == "" {
+		o.Tailnet = Default
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	alloc, err := newAllocator(o.Addresses)
+	if err != nil {
+		return nil, err
+	}
+	img, err := store.Load(ctx, o.Tailnet)
+	if err != nil {
+		return nil, fmt.Errorf("load tailnet %q: %w", o.Tailnet, err)
+	}
+	s := &State{
+		store:   store,
+		opts:    o,
+		log:     o.Log,
+		queue:   make(chan *request, queueLen),
+		stopped: make(chan struct{}),
+		seq:     img.Seq,
+		timers:  timers{at: map[timer]time.Time{}},
+		alloc:   alloc,
+	}
+	s.current.Store(s.fromImage(img))
+	return s, nil
+}
+
+// Snapshot returns the latest published snapshot.
+func (s *State) Snapshot() *Snapshot { return s.current.Load() }
+
+// Update runs fn on a draft of the tailnet and returns the published snapshot
+// that holds what it did. If fn returns an error nothing of it happens and
+// that error is returned. fn runs in the writer's goroutine: it must be quick, must not
+// do I/O, and may be run more than once.
+func (s *State) Update(ctx context.Context, a Actor, fn func(*Tx) error) (*Snapshot, error) {
+	req := &request{ctx: ctx, actor: a, fn: fn, done: make(chan result, 1)}
+	select {
+	case s.queue <- req:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.stopped:
+		return nil, ErrStopped
+	}
+	select {
+	case r := <-req.done:
+		return r.snap, r.err
+	case <-s.stopped:
+		select {
+		case r := <-req.done: // it was served last
+			return r.snap, r.err
+		default:
+			return nil, ErrStopped
+		}
+	}
+	// Once queued an update is waited for to its end: a caller that left would
+	// not know whether it happened. The writer skips it if ctx ended before its turn.
+}
+
+// Run is the writer. It returns after ctx ends and soft state is written; the
+// error is that of the last flush.
+func (s *State) Run(ctx context.Context) error {
+	defer close(s.stopped)
+	clock := time.NewTimer(0)
+	defer clock.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			// The store must have its last word although ctx has ended.
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushRetry)
+			defer cancel()
+			return s.flush(last)
+		case req := <-s.queue:
+			s.serve(ctx, s.drain(req))
+		case <-clock.C:
+		}
+		now := s.opts.Now()
+		s.expireTimers(ctx, now)
+		if next, ok := s.timers.next(); ok {
+			clock.Reset(max(0, next.Sub(s.opts.Now())))
+		}
+	}
+}
+
+// drain returns first and what else is queued already.
+func (s *State) drain(first *request) []*request {
+	batch := []*request{first}
+	for len(batch) < maxBatch {
+		select {
+		case req := <-s.queue:
+			batch = append(batch, req)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// serve applies a batch: one failure does not touch the others, and all that
+// succeed share one commit and one snapshot.
+func (s *State) serve(ctx context.Context, batch []*request) {
+	b := s.newBatch()
+	for _, req := range batch {
+		if err := req.ctx.Err(); err != nil {
+			req.done <- result{err: err}
+			continue
+		}
+		b.run(req)
+	}
+	if err := s.finish(ctx, b); err != nil {
+		// What needed the commit fails; soft updates need none, so they run
+		// again without the others.
+		retry := s.newBatch()
+		for _, d := range b.ran {
+			if d.hard {
+				d.req.done <- result{err: err}
+				continue
+			}
+			retry.run(d.req)
+		}
+		b = retry
+		if err := s.finish(ctx, b); err != nil {
+			for _, d := range b.ran {
+				d.req.done <- result{err: err}
+			}
+			return
+		}
+	}
+	snap := s.Snapshot()
+	for _, d := range b.ran {
+		d.req.done <- result{snap: snap}
+	}
+}
+
+// finish derives, commits if something hard changed, and publishes.
+func (s *State) finish(ctx context.Context, b *batch) error {
+	b.derive()
+	if !b.changed {
+		return nil
+	}
+	b.delta.LastID = b.snap.lastID
+	if b.hard {
+		all := s.soft.clone()
+		all.merge(&b.delta)
+		if err := s.commit(ctx, &all); err != nil {
+			return err
+		}
+		s.soft = Delta{}
+		s.timers.drop(timer{kind: flushTimer})
+	} else if !b.delta.empty() {
+		s.soft.merge(&b.delta)
+		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushEvery))
+	}
+	for _, effect := range b.effects {
+		effect()
+	}
+	next := b.snap
+	next.version = b.base.version + 1
+	next.superseded = make(chan struct{})
+	s.current.Store(&next)
+	close(b.base.superseded)
+	return nil
+}
+
+// commit writes a delta and counts the sequence.
+func (s *State) commit(ctx context.Context, d *Delta) error {
+	d.Tailnet, d.Base = s.opts.Tailnet, s.seq
+	err := s.store.Commit(context.WithoutCancel(ctx), d)
+	var known *Error
+	switch {
+	case err == nil:
+		s.seq++
+		return nil
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, ErrConflict):
+		return &Error{Code: Unavailable, Msg: "another process changed the database of this server; stop it and restart heddle", Err: err}
+	default:
+		return &Error{Code: Unavailable, Msg: "the change could not be stored; the server's log has the reason", Err: err}
+	}
+}
+
+// flush writes what is soft.
+func (s *State) flush(ctx context.Context) error {
+	if s.soft.empty() {
+		return nil
+	}
+	d := s.soft.clone()
+	d.LastID = s.Snapshot().lastID
+	if err := s.commit(ctx, &d); err != nil {
+		return err
+	}
+	s.soft = Delta{}
+	return nil
+}
+
+// expireTimers does what is due.
+func (s *State) expireTimers(ctx context.Context, now time.Time) {
+	due := s.timers.due(now)
+	if len(due) == 0 {
+		return
+	}
+	var batch []*request
+	for _, t := range due {
+		if t.kind == flushTimer {
+			if err := s.flush(ctx); err != nil {
+				s.log.Error("cannot store reports and presence; will retry", "err", err)
+				s.timers.set(t, now.Add(flushRetry))
+			}
+			continue
+		}
+		batch = append(batch, &request{
+			ctx:   ctx,
+			actor: SystemActor(t.kind.String()),
+			fn:    func(tx *Tx) error { return tx.expire(t) },
+			done:  make(chan result, 1),
+		})
+	}
+	if len(batch) == 0 {
+		return
+	}
+	s.serve(ctx, batch)
+	for _, req := range batch {
+		if r := <-req.done; r.err != nil {
+			s.log.Error("timed change failed", "what", req.actor.Name, "err", r.err)
+		}
+	}
+}

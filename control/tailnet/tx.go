@@ -1,0 +1,308 @@
+package tailnet
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"heddle/policy"
+
+	"github.com/benbjohnson/immutable"
+	"tailscale.com/types/key"
+)
+
+// A Tx is the draft of one update. Its methods check the actor's rights, keep
+// the model's invariants and write the audit entries. It is good only inside
+// the function that it was given to.
+type Tx struct {
+	state *State
+	actor Actor
+	now   time.Time
+	work
+}
+
+// work is what a draft consists of; a batch has one and each of its updates
+// works on a copy, which replaces it on success.
+type work struct {
+	snap    Snapshot
+	delta   Delta
+	changed bool // snap differs from what was published
+	hard    bool // must be committed before it is published
+	effects []func()
+
+	dirtyPolicy bool            // an input of the policy compiler changed
+	dirtyRoutes bool            // an input of the election changed
+	dirtyNodes  map[NodeID]bool // whose routes may now be approved by the policy
+}
+
+// Snapshot returns the draft as it stands. It is good until the next change.
+func (tx *Tx) Snapshot() *Snapshot { return &tx.snap }
+
+// Now is the time of this update.
+func (tx *Tx) Now() time.Time { return tx.now }
+
+// audit records a change in the same commit.
+func (tx *Tx) audit(action, target string, changes ...Change) {
+	tx.hard, tx.changed = true, true
+	tx.delta.Audit = append(tx.delta.Audit, AuditEntry{
+		At: tx.now, Actor: tx.actor, Action: action, Target: target, Changes: changes,
+	})
+}
+
+// admin refuses everyone but administrators.
+func (tx *Tx) admin(what string) error {
+	if tx.actor.Admin() {
+		return nil
+	}
+	return Errorf(Denied, "%s may not %s: it takes an admin", tx.actor, what)
+}
+
+// after sets a deadline once the update is published.
+func (tx *Tx) after(kind timerKind, id NodeID, d time.Duration) {
+	tx.at(kind, id, tx.now.Add(d))
+}
+
+func (tx *Tx) at(kind timerKind, id NodeID, at time.Time) {
+	tx.effects = append(tx.effects, func() { tx.state.timers.set(timer{kind, id}, at) })
+}
+
+func (tx *Tx) cancel(kind timerKind, id NodeID) {
+	tx.effects = append(tx.effects, func() { tx.state.timers.drop(timer{kind, id}) })
+}
+
+// putHard stores a node that must be committed; putSoft one whose change may be lost.
+func (tx *Tx) putHard(n *Node) { tx.put(n); tx.hard = true }
+func (tx *Tx) putSoft(n *Node) { tx.put(n) }
+
+func (tx *Tx) put(n *Node) {
+	old := tx.snap.Node(n.ID)
+	tx.snap.nodes = tx.snap.nodes.with(n.ID, n)
+	tx.snap.index = tx.snap.index.replace(old, n)
+	tx.delta.Nodes.put(n.ID, n)
+	tx.noteNode(old, n)
+}
+
+func (tx *Tx) dropNode(n *Node) {
+	tx.snap.nodes = tx.snap.nodes.with(n.ID, nil)
+	tx.snap.index = tx.snap.index.replace(n, nil)
+	tx.delta.Nodes.drop(n.ID)
+	tx.hard = true
+	tx.noteNode(n, nil)
+	for _, kind := range []timerKind{offlineTimer, dormantTimer, ephemeralTimer, expiryTimer} {
+		tx.cancel(kind, n.ID)
+	}
+}
+
+// noteNode notes what must be derived anew because a node changed.
+func (w *work) noteNode(old, n *Node) {
+	w.changed = true
+	if !samePolicyInput(old, n) {
+		w.dirtyPolicy = true
+	}
+	if !sameRouteInput(old, n) {
+		w.dirtyRoutes = true
+	}
+	if n != nil && len(n.Advertised()) > 0 && !samePolicyInput(old, n) {
+		if w.dirtyNodes == nil {
+			w.dirtyNodes = map[NodeID]bool{}
+		}
+		w.dirtyNodes[n.ID] = true
+	}
+}
+
+func samePolicyInput(a, b *Node) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Owner == b.Owner && a.Addrs == b.Addrs &&
+		slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Approved, b.Approved) &&
+		slices.Equal(a.Advertised(), b.Advertised()) &&
+		maps.Equal(postureAttrs(a), postureAttrs(b))
+}
+
+func sameRouteInput(a, b *Node) bool {
+	if a == nil || b == nil {
+		n := cmpOr(a, b)
+		return n == nil || len(n.Approved) == 0
+	}
+	if len(a.Approved) == 0 && len(b.Approved) == 0 {
+		return true
+	}
+	return a.Status.Alive == b.Status.Alive && a.Status.Expired == b.Status.Expired &&
+		slices.Equal(a.Approved, b.Approved) && slices.Equal(a.Advertised(), b.Advertised())
+}
+
+func cmpOr(a, b *Node) *Node {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// replace returns the indexes after old became n; either may be nil.
+func (x indexes) replace(old, n *Node) indexes {
+	if old != nil && n != nil && old.Key == n.Key && old.Machine == n.Machine && old.Addrs == n.Addrs && old.Name == n.Name {
+		return x
+	}
+	if old != nil {
+		x.key = x.key.Delete(old.Key)
+		x.name = x.name.Delete(old.Name)
+		for _, p := range old.Addrs.Prefixes() {
+			x.ip = x.ip.Delete(p.Addr())
+		}
+		ids, _ := x.machine.Get(old.Machine)
+		if ids = slices.DeleteFunc(slices.Clone(ids), func(id NodeID) bool { return id == old.ID }); len(ids) == 0 {
+			x.machine = x.machine.Delete(old.Machine)
+		} else {
+			x.machine = x.machine.Set(old.Machine, ids)
+		}
+	}
+	if n != nil {
+		x.key = x.key.Set(n.Key, n.ID)
+		x.name = x.name.Set(n.Name, n.ID)
+		for _, p := range n.Addrs.Prefixes() {
+			x.ip = x.ip.Set(p.Addr(), n.ID)
+		}
+		ids, _ := x.machine.Get(n.Machine)
+		ids = append(slices.Clone(ids), n.ID)
+		slices.Sort(ids)
+		x.machine = x.machine.Set(n.Machine, ids)
+	}
+	return x
+}
+
+func newIndexes() indexes {
+	return indexes{
+		key:     immutable.NewMap[key.NodePublic, NodeID](hasher[key.NodePublic]{}),
+		machine: immutable.NewMap[key.MachinePublic, []NodeID](hasher[key.MachinePublic]{}),
+		ip:      immutable.NewMap[netip.Addr, NodeID](hasher[netip.Addr]{}),
+		name:    immutable.NewMap[string, NodeID](hasher[string]{}),
+	}
+}
+
+// putUser stores a user.
+func (tx *Tx) putUser(u *User) {
+	tx.snap.users.m = tx.snap.users.m.Set(u.ID, u)
+	tx.delta.Users.put(u.ID, u)
+	tx.hard, tx.changed, tx.dirtyPolicy = true, true, true
+}
+
+// putAuthKey stores an auth key.
+func (tx *Tx) putAuthKey(k *AuthKey) {
+	tx.snap.authKeys.m = tx.snap.authKeys.m.Set(k.ID, k)
+	tx.delta.AuthKeys.put(k.ID, k)
+	tx.hard, tx.changed = true, true
+}
+
+// putAPIKey stores an API key; only its last use may be lost.
+func (tx *Tx) putAPIKey(k *APIKey, hard bool) {
+	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Set(k.ID, k)
+	tx.delta.APIKeys.put(k.ID, k)
+	tx.hard, tx.changed = tx.hard || hard, true
+}
+
+// bury leaves a tombstone for a node key that is good no more. With the
+// node's addresses it also keeps them from being given out again.
+func (tx *Tx) bury(n *Node, addrs Addrs) {
+	t := &Tombstone{
+		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name,
+		Addrs: addrs, Owner: n.Owner, Buried: tx.now,
+	}
+	tx.snap.tombstones = tx.snap.tombstones.Set(t.Key, t)
+	tx.delta.Tombstones.put(t.Key.String(), t)
+	tx.hard, tx.changed = true, true
+	tx.effects = append(tx.effects, func() {
+		tx.state.timers.setIfUnset(timer{kind: tombstoneTimer}, t.Buried.Add(TombstoneLife))
+	})
+}
+
+// A batch is a run of updates that share one commit and one snapshot.
+type batch struct {
+	state *State
+	base  *Snapshot
+	work
+	ran []ran
+}
+
+// ran is an update that succeeded and waits for its commit.
+type ran struct {
+	req  *request
+	hard bool
+}
+
+func (s *State) newBatch() *batch {
+	base := s.Snapshot()
+	return &batch{state: s, base: base, work: work{snap: *base}}
+}
+
+// run applies one update to the batch; if it fails the caller is told and the
+// batch stays as it was.
+func (b *batch) run(req *request) {
+	tx := &Tx{state: b.state, actor: req.actor, now: b.state.opts.Now(), work: work{
+		snap: b.snap, dirtyPolicy: b.dirtyPolicy, dirtyRoutes: b.dirtyRoutes, dirtyNodes: maps.Clone(b.dirtyNodes),
+	}}
+	if err := req.fn(tx); err != nil {
+		req.done <- result{err: err}
+		return
+	}
+	b.ran = append(b.ran, ran{req, tx.hard})
+	b.adopt(tx)
+}
+
+// adopt takes over what an update did.
+func (b *batch) adopt(tx *Tx) {
+	b.snap = tx.snap
+	b.delta.merge(&tx.delta)
+	b.changed = b.changed || tx.changed
+	b.hard = b.hard || tx.hard
+	b.effects = append(b.effects, tx.effects...)
+	b.dirtyPolicy, b.dirtyRoutes, b.dirtyNodes = tx.dirtyPolicy, tx.dirtyRoutes, tx.dirtyNodes
+}
+
+// derive brings up to date what follows from the batch's changes: the compiled policy, the
+// routes that the policy approves, and the primaries.
+func (b *batch) derive() {
+	if b.dirtyPolicy {
+		b.compile()
+		if b.autoApprove() {
+			b.compile() // approved routes are an input of the compiler
+		}
+	}
+	if b.dirtyRoutes {
+		b.snap.primaries = elect(b.snap.primaries, &b.snap)
+	}
+}
+
+func (b *batch) compile() {
+	p := *b.snap.policy
+	p.Compiled = policy.Compile(p.Doc, compilerInput(&b.snap))
+	b.snap.policy = &p
+}
+
+// autoApprove approves what the policy says of the routes of nodes that
+// changed; it reports whether it approved any.
+func (b *batch) autoApprove() bool {
+	if len(b.dirtyNodes) == 0 {
+		return false
+	}
+	tx := &Tx{state: b.state, actor: SystemActor("policy"), now: b.state.opts.Now(), work: work{snap: b.snap, dirtyRoutes: b.dirtyRoutes}}
+	for _, id := range slices.Sorted(maps.Keys(b.dirtyNodes)) {
+		n := b.snap.Node(id)
+		if n == nil {
+			continue
+		}
+		var add []netip.Prefix
+		for _, r := range n.Advertised() {
+			if !slices.Contains(n.Approved, r) && b.snap.policy.Compiled.AutoApproves(policy.NodeID(id), r) {
+				add = append(add, r)
+			}
+		}
+		if len(add) > 0 {
+			tx.approve(n, append(add, n.Approved...))
+		}
+	}
+	b.adopt(tx)
+	b.dirtyPolicy, b.dirtyNodes = true, nil
+	return tx.changed
+}
