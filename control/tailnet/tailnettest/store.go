@@ -1,0 +1,118 @@
+// Package tailnettest owns what tests of the model's neighbours share: a Store
+// that keeps a tailnet in memory. It is for tests only and knows no rules.
+package tailnettest
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"heddle/control/tailnet"
+)
+
+// Store is a tailnet.Store in memory, for one tailnet. The zero value is empty and ready.
+type Store struct {
+	mu    sync.Mutex
+	img   tailnet.Image
+	rows  rows
+	audit []tailnet.AuditEntry
+	fail  error
+	count int
+}
+
+type rows struct {
+	nodes    map[tailnet.NodeID]*tailnet.Node
+	users    map[tailnet.UserID]*tailnet.User
+	authKeys map[tailnet.AuthKeyID]*tailnet.AuthKey
+	apiKeys  map[tailnet.APIKeyID]*tailnet.APIKey
+	tombs    map[string]*tailnet.Tombstone
+}
+
+var _ tailnet.Store = (*Store)(nil)
+
+// Load implements tailnet.Store. Nodes are copied, since State writes to those that it loads.
+func (s *Store) Load(context.Context, string) (tailnet.Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	img := s.img
+	img.Nodes = nil
+	for _, n := range values(s.rows.nodes) {
+		c := *n
+		c.Status = tailnet.Status{Online: n.Status.Online, LastSeen: n.Status.LastSeen}
+		img.Nodes = append(img.Nodes, &c)
+	}
+	img.Users = values(s.rows.users)
+	img.AuthKeys = values(s.rows.authKeys)
+	img.APIKeys = values(s.rows.apiKeys)
+	img.Tombstones = values(s.rows.tombs)
+	return img, nil
+}
+
+// Commit implements tailnet.Store.
+func (s *Store) Commit(_ context.Context, d *tailnet.Delta) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return s.fail
+	}
+	if d.Base != s.img.Seq {
+		return tailnet.ErrConflict
+	}
+	s.count++
+	s.img.Seq++
+	s.img.LastID = d.LastID
+	apply(&s.rows.nodes, d.Nodes)
+	apply(&s.rows.users, d.Users)
+	apply(&s.rows.authKeys, d.AuthKeys)
+	apply(&s.rows.apiKeys, d.APIKeys)
+	apply(&s.rows.tombs, d.Tombstones)
+	if d.Settings != nil {
+		s.img.Settings = d.Settings
+	}
+	if d.Policy != nil {
+		s.img.Policy = d.Policy
+	}
+	s.audit = append(s.audit, d.Audit...)
+	return nil
+}
+
+// FailWith lets every Commit fail with err until it is called with nil.
+func (s *Store) FailWith(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+// Commits returns how many commits succeeded.
+func (s *Store) Commits() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
+}
+
+// Audit returns the audit log, oldest first. The caller owns the slice.
+func (s *Store) Audit() []tailnet.AuditEntry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.audit)
+}
+
+func apply[ID comparable, T any](m *map[ID]T, c tailnet.Changes[ID, T]) {
+	if *m == nil {
+		*m = map[ID]T{}
+	}
+	maps.Copy(*m, c.Put)
+	for id := range c.Drop {
+		delete(*m, id)
+	}
+}
+
+func values[ID cmp.Ordered, T any](m map[ID]T) []T {
+	var out []T
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[id])
+	}
+	return out
+}
