@@ -209,28 +209,28 @@ func (c checker) checkServerURL() {
 }
 
 func (c checker) checkDERP() {
-	const prefix = "derp.embedded."
+	const embedded = "derp.embedded."
 	relay := c.DERP.Embedded
 	if relay.IPv4.IsValid() && !relay.IPv4.Is4() {
-		c.failf(prefix+"ipv4", "%s is not an IPv4 address: use derp.embedded.ipv6", relay.IPv4)
+		c.failf(embedded+"ipv4", "%s is not an IPv4 address: use derp.embedded.ipv6", relay.IPv4)
 	}
 	if relay.IPv6.IsValid() && !relay.IPv6.Is6() {
-		c.failf(prefix+"ipv6", "%s is not an IPv6 address: use derp.embedded.ipv4", relay.IPv6)
+		c.failf(embedded+"ipv6", "%s is not an IPv6 address: use derp.embedded.ipv4", relay.IPv6)
 	}
 	for _, a := range []struct {
 		key  string
 		addr netip.Addr
 	}{{"ipv4", relay.IPv4}, {"ipv6", relay.IPv6}} {
 		if a.addr.IsValid() && (a.addr.IsUnspecified() || a.addr.IsMulticast()) {
-			c.failf(prefix+a.key, "%s is no address that a client can reach: write the public one", a.addr)
+			c.failf(embedded+a.key, "%s is no address that a client can reach: write the public one", a.addr)
 		}
 	}
 	// Clients write the region as the port of 127.3.3.40.
-	if (relay.RegionID < 1 || relay.RegionID > 65535) && !c.broken(prefix+"region_id") {
-		c.failf(prefix+"region_id", "must be 1 to 65535; 900 to 999 are free for private regions")
+	if (relay.RegionID < 1 || relay.RegionID > 65535) && !c.broken(embedded+"region_id") {
+		c.failf(embedded+"region_id", "must be 1 to 65535; 900 to 999 are free for private regions")
 	}
-	if (relay.Port < 1 || relay.Port > 65535) && c.isSet(prefix+"derp_port") && !c.broken(prefix+"derp_port") {
-		c.failf(prefix+"derp_port", "must be 1 to 65535")
+	if (relay.Port < 1 || relay.Port > 65535) && c.isSet(embedded+"derp_port") && !c.broken(embedded+"derp_port") {
+		c.failf(embedded+"derp_port", "must be 1 to 65535")
 	}
 	if c.DERP.UpdateInterval < time.Minute && !c.broken("derp.update_interval") {
 		c.failf("derp.update_interval", "must be at least 1m, to be kind to the servers")

@@ -32,7 +32,7 @@ var (
 // readEnviron reads the HEDDLE_ variables. They win over the file.
 func (l *loader) readEnviron() {
 	for _, name := range slices.Sorted(maps.Keys(l.environ)) {
-		if !strings.HasPrefix(name, "HEDDLE_") || isCommandVariable(name) {
+		if !strings.HasPrefix(name, prefix) || isCommandVariable(name) {
 			continue
 		}
 		text := l.environ[name]

@@ -129,13 +129,13 @@ func (l *loader) readYAML(name string, text []byte) {
 	}
 }
 
-func (l *loader) readMapping(file string, n *yaml.Node, prefix string) {
+func (l *loader) readMapping(file string, n *yaml.Node, parent string) {
 	seen := make(map[string]int)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, node := n.Content[i], n.Content[i+1]
-		path := prefix + name.Value
+		path := parent + name.Value
 		if name.Kind != yaml.ScalarNode {
-			l.problem(file, name.Line, strings.TrimSuffix(prefix, "."), "a key must be a plain name")
+			l.problem(file, name.Line, strings.TrimSuffix(parent, "."), "a key must be a plain name")
 			continue
 		}
 		if line, ok := seen[path]; ok {

@@ -22,9 +22,12 @@ type key struct {
 	section bool
 }
 
+// prefix is what all variables of heddle begin with.
+const prefix = "HEDDLE_"
+
 // variable is the name of the key in the environment.
 func (k *key) variable() string {
-	return "HEDDLE_" + strings.ToUpper(strings.ReplaceAll(k.path, ".", "_"))
+	return prefix + strings.ToUpper(strings.ReplaceAll(k.path, ".", "_"))
 }
 
 func (k *key) secret() bool { return k.typ == reflect.TypeFor[Secret]() }
@@ -55,7 +58,7 @@ func newSchema(t reflect.Type) *schema {
 
 // add adds the keys of t, those that have a value before the sections: what
 // stands below a heading belongs to it.
-func (s *schema) add(t reflect.Type, prefix string, index []int) {
+func (s *schema) add(t reflect.Type, parent string, index []int) {
 	var sections []*key
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -65,11 +68,11 @@ func (s *schema) add(t reflect.Type, prefix string, index []int) {
 		}
 		at := append(append([]int(nil), index...), i)
 		if name == ",inline" {
-			s.add(f.Type, prefix, at)
+			s.add(f.Type, parent, at)
 			continue
 		}
 		k := &key{
-			path:    prefix + name,
+			path:    parent + name,
 			field:   at,
 			typ:     f.Type,
 			def:     f.Tag.Get("default"),

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // foreign are keys that people bring along from headscale, and what to write
 // instead.
@@ -46,23 +49,22 @@ func (s *schema) unknown(path string) string {
 	return "unknown key: `heddle config example` lists all"
 }
 
-// unknownVariable says what to do about a variable that nobody knows.
+// unknownVariable says what to do about a variable that nobody knows. The
+// common prefix says nothing about how near two names are.
 func (s *schema) unknownVariable(name string) string {
 	var names []string
-	for _, k := range s.keys {
-		if k.section {
-			continue
-		}
-		names = append(names, k.variable())
+	for variable, k := range s.byVariable {
+		names = append(names, strings.TrimPrefix(variable, prefix))
 		if k.secret() {
-			names = append(names, k.variable()+"_FILE")
+			names = append(names, strings.TrimPrefix(variable, prefix)+"_FILE")
 		}
 	}
 	for _, v := range commandVariables {
-		names = append(names, v.name)
+		names = append(names, strings.TrimPrefix(v.name, prefix))
 	}
-	if near := nearest(name, names); near != "" {
-		return "unknown variable, did you mean " + near + "?"
+	slices.Sort(names) // of equally near ones always the same
+	if near := nearest(strings.TrimPrefix(name, prefix), names); near != "" {
+		return "unknown variable, did you mean " + prefix + near + "?"
 	}
 	return "unknown variable: names are HEDDLE_ and the key in capitals with _ for dots; `heddle config example` lists the keys"
 }
