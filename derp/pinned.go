@@ -96,7 +96,8 @@ func (p *Pinned) Close() error { return p.ln.Close() }
 // Run serves until ctx is done, then closes the listener. Connections that
 // became DERP connections belong to the Relay. When the certificate is renewed,
 // Run calls renewed with the new Pin, so that the DERP map can follow; clients
-// that have the old map cannot connect until they get the new one.
+// that have the old map cannot connect until they get the new one. renewed may
+// be nil.
 func (p *Pinned) Run(ctx context.Context, renewed func(pin string)) error {
 	server := &http.Server{
 		Handler:           p.cfg.Handler,
@@ -127,7 +128,7 @@ func (p *Pinned) Run(ctx context.Context, renewed func(pin string)) error {
 			changed, err := p.renew()
 			if err != nil {
 				p.log.Error("relay certificate not renewed", "err", err)
-			} else if changed {
+			} else if changed && renewed != nil {
 				renewed(p.Pin())
 			}
 		}

@@ -1,0 +1,172 @@
+package derp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/netip"
+	"testing"
+	"testing/iotest"
+
+	"tailscale.com/derp"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+func gateRelay(t testing.TB, admit bool) *Relay {
+	r, err := NewRelay(RelayConfig{
+		Key:   key.NewNode(),
+		Admit: func(context.Context, key.NodePublic, netip.Addr) bool { return admit },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// firstFrame is what a client sends first, with n bytes after its key.
+func firstFrame(k key.NodePublic, n int) []byte {
+	size := derp.KeyLen + n
+	b := []byte{byte(derp.FrameClientInfo), byte(size >> 24), byte(size >> 16), byte(size >> 8), byte(size)}
+	return append(k.AppendTo(b), make([]byte, n)...)
+}
+
+func TestGate(t *testing.T) {
+	k := key.NewNode().Public()
+	good := append(firstFrame(k, 100), "the next frame"...)
+	tests := []struct {
+		name  string
+		admit bool
+		in    []byte
+		want  []byte // what derpserver sees
+	}{
+		{"admitted", true, good, good},
+		{"refused", false, good, nil},
+		{"another frame first", true, append([]byte{byte(derp.FrameSendPacket)}, good[1:]...), nil},
+		{"short frame", true, firstFrame(k, derp.NonceLen-1), nil},
+		{"long frame", true, firstFrame(k, maxClientInfo), nil},
+		{"cut in the key", true, good[:20], nil},
+		{"cut after the key", true, good[:60], good[:60]},
+		{"nothing", true, nil, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := gateRelay(t, tt.admit)
+			c := &conn{ctx: t.Context(), relay: r, r: iotest.OneByteReader(bytes.NewReader(tt.in)), abort: func() {}}
+			if !r.conns.add(c) {
+				t.Fatal("not added")
+			}
+			got, err := io.ReadAll(c)
+			if !bytes.Equal(got, tt.want) {
+				t.Errorf("got %d bytes and %v, want %d bytes", len(got), err, len(tt.want))
+			}
+			if proven := r.conns.open[c]; proven != (len(got) >= 137) {
+				t.Errorf("proven: %v after %d bytes", proven, len(got))
+			}
+			r.conns.remove(c)
+			if len(r.conns.open) != 0 || len(r.conns.byKey) != 0 || r.conns.pending != 0 {
+				t.Errorf("left behind: %+v", r.conns)
+			}
+		})
+	}
+}
+
+func TestPendingHandshakesAreBounded(t *testing.T) {
+	r := gateRelay(t, true)
+	var conns []*conn
+	for range maxPending {
+		c := &conn{ctx: t.Context(), relay: r, r: bytes.NewReader(firstFrame(key.NewNode().Public(), 30)), abort: func() {}}
+		if !r.enter(c) {
+			t.Fatalf("refused after %d", len(conns))
+		}
+		conns = append(conns, c)
+	}
+	extra := &conn{ctx: t.Context(), relay: r, abort: func() {}}
+	if r.enter(extra) {
+		t.Error("more than the most")
+	}
+	io.Copy(io.Discard, conns[0]) // proves itself
+	if !r.enter(extra) {
+		t.Error("one has proved itself, and still no room")
+	}
+	if s := r.Stats(); s.Overloaded != 1 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+// Whatever a stranger sends, derpserver sees nothing of it unless the key is
+// admitted, and then exactly what was sent.
+func FuzzGate(f *testing.F) {
+	k := key.NewNode().Public()
+	f.Add(firstFrame(k, 100), true)
+	f.Add(firstFrame(k, 24), false)
+	f.Add([]byte{2, 255, 255, 255, 255}, true)
+	admitting, refusing := gateRelay(f, true), gateRelay(f, false)
+	f.Fuzz(func(t *testing.T, in []byte, admit bool) {
+		r := refusing
+		if admit {
+			r = admitting
+		}
+		c := &conn{ctx: t.Context(), relay: r, r: bytes.NewReader(in), abort: func() {}}
+		if !r.conns.add(c) {
+			t.Fatal("not added")
+		}
+		defer r.conns.remove(c)
+		got, err := io.ReadAll(c)
+		if len(got) > 0 && (!admit || err != nil || !bytes.Equal(got, in)) {
+			t.Errorf("admit %v: got %x and %v of %x", admit, got, err, in)
+		}
+	})
+}
+
+func FuzzSTUN(f *testing.F) {
+	f.Add([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42})
+	from := netip.MustParseAddrPort("[::ffff:192.0.2.1]:1234")
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		if answer := stunAnswer(packet, from); len(answer) > len(packet) {
+			t.Errorf("%d bytes answer %d bytes", len(answer), len(packet))
+		}
+	})
+}
+
+func FuzzMapFile(f *testing.F) {
+	f.Add([]byte("regions:\n  900:\n    regioncode: x\n    nodes: [{name: a, hostname: h}]\n  901: null\n"))
+	f.Add([]byte("{\n\t\"Regions\": {\"900\": {\"RegionID\": 900, \"Latitude\": .nan, \"Nodes\": [{\"Name\": \"a\"}]}}}"))
+	f.Add([]byte("a: &a [*a, *a]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := parseMapFile(data)
+		checkParsed(t, m, err)
+	})
+}
+
+func FuzzMapJSON(f *testing.F) {
+	f.Add([]byte(`{"Regions": {"900": {"RegionID": 900, "Nodes": [{"Name": "a", "RegionID": 900, "HostName": "h"}]}, "1": null}}`))
+	f.Add([]byte(`{"Regions": {"900": {"RegionID": 900, "Nodes": [null]}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := parseMapJSON(data)
+		checkParsed(t, m, err)
+	})
+}
+
+// checkParsed checks that what a parser accepts is a map that clients can get.
+func checkParsed(t *testing.T, m *tailcfg.DERPMap, err error) {
+	if err != nil {
+		if err.Error() == "" || len(err.Error()) > 1<<20 {
+			t.Errorf("error of %d bytes", len(err.Error()))
+		}
+		return
+	}
+	merged, _ := mergeLayers([]layer{{"test", m}})
+	text, err := json.Marshal(merged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &tailcfg.DERPMap{}
+	if err := json.Unmarshal(text, again); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkMap(again); err != nil {
+		t.Errorf("%s: %v", text, err)
+	}
+}

@@ -1,0 +1,337 @@
+package derp_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"tailscale.com/tailcfg"
+
+	"heddle/derp"
+)
+
+// mapServer is a web server whose answer a test can change. Its transport needs
+// no network, so it works within a synctest bubble.
+type mapServer struct {
+	mu     sync.Mutex
+	status int
+	body   string
+	asked  int
+}
+
+func (s *mapServer) set(status int, body string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status, s.body = status, body
+}
+
+func (s *mapServer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	w.WriteHeader(s.status)
+	fmt.Fprint(w, s.body)
+}
+
+func (s *mapServer) RoundTrip(req *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, req)
+	return w.Result(), nil
+}
+
+// mapJSON is a DERP map with one region, whose node has the given host name.
+func mapJSON(id int, host string) string {
+	return fmt.Sprintf(`{"Regions": {"%d": {"RegionID": %d, "Nodes": [{"Name": "%da", "RegionID": %d, "HostName": "%s"}]}}, "NewField": 1}`, id, id, id, id, host)
+}
+
+// hosts sums a map up: region ID to the host name of its first node.
+func hosts(m *tailcfg.DERPMap) map[int]string {
+	all := map[int]string{}
+	for id, r := range m.Regions {
+		all[id] = r.Nodes[0].HostName
+	}
+	return all
+}
+
+// published collects what Run publishes.
+type published struct {
+	maps []map[int]string
+}
+
+// since returns what was published since it was called last.
+func (p *published) since() []map[int]string {
+	synctest.Wait()
+	maps := p.maps
+	p.maps = nil
+	return maps
+}
+
+func (p *published) check(t *testing.T, what string, want ...map[int]string) {
+	t.Helper()
+	if diff := cmp.Diff(want, p.since()); diff != "" {
+		t.Errorf("%s: published (-want +got)\n%s", what, diff)
+	}
+}
+
+// runSources runs s within a synctest bubble.
+func runSources(t *testing.T, s *derp.Sources) *published {
+	p := &published{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx, func(m *tailcfg.DERPMap) { p.maps = append(p.maps, hosts(m)) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func newSources(t *testing.T, cfg derp.SourcesConfig) *derp.Sources {
+	t.Helper()
+	s, err := derp.NewSources(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+var embedded = &derp.Region{Code: "home", HostName: "home.example", IPv4: netip.MustParseAddr("192.0.2.1")}
+
+func TestURLRefreshAndOutage(t *testing.T) {
+	cache := filepath.Join(t.TempDir(), "derp.json")
+	synctest.Test(t, func(t *testing.T) {
+		server := &mapServer{status: 500}
+		var log bytes.Buffer
+		cfg := derp.SourcesConfig{
+			Embedded:  embedded,
+			URLs:      []string{"https://user:secret@maps.example/derp"},
+			CacheFile: cache,
+			Interval:  time.Hour,
+			Client:    &http.Client{Transport: server},
+			Log:       slog.New(slog.NewTextHandler(&log, nil)),
+		}
+		s := newSources(t, cfg)
+		if diff := cmp.Diff(map[int]string{999: "home.example"}, hosts(s.Map())); diff != "" {
+			t.Error(diff)
+		}
+		p := runSources(t, s)
+		p.check(t, "start", map[int]string{999: "home.example"})
+
+		time.Sleep(15 * time.Minute) // of the bubble's clock
+		if p.check(t, "outage"); server.asked < 4 || server.asked > 12 {
+			t.Errorf("asked %d times in an outage of 15 minutes", server.asked)
+		}
+		server.set(200, mapJSON(1, "one.example"))
+		time.Sleep(time.Hour)
+		p.check(t, "end of the outage", map[int]string{1: "one.example", 999: "home.example"})
+
+		asked := server.asked
+		time.Sleep(24 * time.Hour)
+		if p.check(t, "a quiet day"); server.asked-asked < 22 || server.asked-asked > 27 {
+			t.Errorf("asked %d times in a day", server.asked-asked)
+		}
+		for _, bad := range []struct {
+			status int
+			body   string
+		}{
+			{404, mapJSON(1, "two.example")},
+			{200, "<html>"},
+			{200, "{}"},
+			{200, "null"},
+			{200, mapJSON(0, "two.example")},
+			{200, mapJSON(1, "not a host")},
+			{200, `{"Regions": {"1": {"RegionID": 1, "Nodes": [null]}}}`},
+			{200, mapJSON(1, "two.example") + strings.Repeat(" ", 1<<20)},
+		} {
+			server.set(bad.status, bad.body)
+			time.Sleep(3 * time.Hour)
+			p.check(t, fmt.Sprintf("answer %.30s", bad.body))
+		}
+		server.set(200, mapJSON(1, "two.example"))
+		time.Sleep(3 * time.Hour)
+		p.check(t, "new content", map[int]string{1: "two.example", 999: "home.example"})
+		if strings.Contains(log.String(), "secret") {
+			t.Errorf("the log tells the password: %s", &log)
+		}
+	})
+	if info, err := os.Stat(cache); err != nil || info.Mode() != 0o600 {
+		t.Errorf("cache %v, %v", info, err)
+	}
+	for name, want := range map[string]map[int]string{
+		"https://user:secret@maps.example/derp": {1: "two.example"},
+		"https://other.example":                 {},
+	} {
+		s := newSources(t, derp.SourcesConfig{URLs: []string{name}, CacheFile: cache})
+		if diff := cmp.Diff(want, hosts(s.Map())); diff != "" {
+			t.Errorf("start without network: %s", diff)
+		}
+	}
+	writeFile(t, cache, "rubbish")
+	s := newSources(t, derp.SourcesConfig{URLs: []string{"https://other.example"}, CacheFile: cache})
+	if diff := cmp.Diff(map[int]string{}, hosts(s.Map())); diff != "" {
+		t.Errorf("damaged cache: %s", diff)
+	}
+}
+
+func TestFilesAreWatched(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "derp.yaml")
+	writeFile(t, file, yamlMap(900, "one.example"))
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newSources(t, derp.SourcesConfig{Files: []string{file}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		p := runSources(t, s)
+		p.check(t, "start", map[int]string{900: "one.example"})
+		steps := []struct {
+			name   string
+			change func() error
+			want   []map[int]string
+			logged int
+		}{
+			{"nothing", func() error { return nil }, nil, 0},
+			{"rewritten in place", func() error { return os.WriteFile(file, []byte(yamlMap(900, "two.example")), 0o600) }, []map[int]string{{900: "two.example"}}, 0},
+			{"same content", func() error { return os.WriteFile(file, []byte(yamlMap(900, "two.example")+"# comment\n"), 0o600) }, nil, 0},
+			{"emptied, as editors do", func() error { return os.Truncate(file, 0) }, nil, 1},
+			{"wrong", func() error { return os.WriteFile(file, []byte("region: 1\n"), 0o600) }, nil, 1},
+			{"gone", func() error { return os.Remove(file) }, nil, 1},
+			{"replaced", func() error { return os.WriteFile(file, []byte(yamlMap(901, "three.example")), 0o600) }, []map[int]string{{901: "three.example"}}, 0},
+			{"regions taken out", func() error { return os.WriteFile(file, []byte("regions: {}\n"), 0o600) }, []map[int]string{{}}, 0},
+		}
+		for _, step := range steps {
+			log.Reset()
+			if err := step.change(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute) // of the bubble's clock: many looks at the file
+			p.check(t, step.name, step.want...)
+			if n := strings.Count(log.String(), "level=ERROR"); n != step.logged {
+				t.Errorf("%s: %d errors logged, want %d:\n%s", step.name, n, step.logged, &log)
+			}
+		}
+	})
+}
+
+func yamlMap(id int, host string) string {
+	return fmt.Sprintf("regions:\n  %d:\n    nodes: [{name: %da, hostname: %s}]\n", id, id, host)
+}
+
+func TestPrecedence(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "1.yaml"), filepath.Join(dir, "2.yaml")
+	writeFile(t, first, "homeparams: {regionscore: {1: 2, 2: 2}}\nregions:\n  1: null\n  900:\n    nodes: [{name: a, hostname: first.example}]\n  901:\n    nodes: [{name: b, hostname: first.example}]\n  999:\n    nodes: [{name: c, hostname: first.example}]\n")
+	writeFile(t, second, "homeparams: {regionscore: {1: 3}}\nregions:\n  900:\n    nodes: [{name: x, hostname: second.example}]\n  902:\n    nodes: [{name: b, hostname: second.example}]\n")
+	synctest.Test(t, func(t *testing.T) {
+		server := &mapServer{status: 200, body: `{"Regions": {
+			"1": {"RegionID": 1, "Nodes": [{"Name": "1a", "RegionID": 1, "HostName": "url.example"}]},
+			"2": {"RegionID": 2, "Nodes": [{"Name": "2a", "RegionID": 2, "HostName": "url.example"}]}}}`}
+		var log bytes.Buffer
+		s := newSources(t, derp.SourcesConfig{
+			Embedded: embedded,
+			Files:    []string{first, second},
+			URLs:     []string{"https://maps.example/"},
+			Client:   &http.Client{Transport: server},
+			Log:      slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		p := runSources(t, s)
+		files := map[int]string{900: "second.example", 902: "second.example", 999: "home.example"}
+		all := map[int]string{2: "url.example", 900: "second.example", 902: "second.example", 999: "home.example"}
+		maps := p.since()
+		if diff := cmp.Diff(all, maps[len(maps)-1]); diff != "" {
+			t.Errorf("with the URL: %s", diff)
+		}
+		if len(maps) == 2 {
+			if diff := cmp.Diff(files, maps[0]); diff != "" {
+				t.Errorf("at the start: %s", diff)
+			}
+		}
+		if want := "region 901 of " + first + " is left out: region 902 of " + second; !strings.Contains(log.String(), want) {
+			t.Errorf("%q is not in: %s", want, &log)
+		}
+		if diff := cmp.Diff(map[int]float64{1: 3, 2: 2}, s.Map().HomeParams.RegionScore); diff != "" {
+			t.Error(diff)
+		}
+
+		renewed := *embedded
+		renewed.HostName = "new.example"
+		if err := s.SetEmbedded(&renewed); err != nil {
+			t.Fatal(err)
+		}
+		all[999] = "new.example"
+		p.check(t, "another embedded region", all)
+		if err := s.SetEmbedded(&renewed); err != nil {
+			t.Fatal(err)
+		}
+		p.check(t, "the same embedded region")
+		if err := s.SetEmbedded(&derp.Region{}); err == nil {
+			t.Error("no error for an embedded region without a host name")
+		}
+		if err := s.SetEmbedded(nil); err != nil {
+			t.Fatal(err)
+		}
+		all[999] = "first.example"
+		p.check(t, "no embedded region", all)
+	})
+}
+
+// A server that does not answer blocks neither the start nor the end.
+func TestSlowURLBlocksNothing(t *testing.T) {
+	hang := make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer slow.Close()
+	defer close(hang)
+	fast := httptest.NewServer(&mapServer{status: 200, body: mapJSON(1, "one.example")})
+	defer fast.Close()
+	s := newSources(t, derp.SourcesConfig{Embedded: embedded, URLs: []string{slow.URL, fast.URL}})
+	maps := make(chan map[int]string, 10)
+	stop := run(t, "sources", func(ctx context.Context) error {
+		return s.Run(ctx, func(m *tailcfg.DERPMap) { maps <- hosts(m) })
+	})
+	for got := range maps {
+		if len(got) == 2 {
+			break
+		}
+	}
+	stop()
+}
+
+func TestEmbeddedRegion(t *testing.T) {
+	pin := "sha256-raw:" + strings.Repeat("0a", 32)
+	got, err := derp.Region{
+		ID: 900, Code: "home", Name: "Home", HostName: "127.0.0.1", IPv4: netip.MustParseAddr("::ffff:127.0.0.1"), NoIPv6: true,
+		DERPPort: 8443, STUNPort: -1, CertName: pin, CanPort80: true,
+	}.DERPRegion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &tailcfg.DERPRegion{RegionID: 900, RegionCode: "home", RegionName: "Home", Nodes: []*tailcfg.DERPNode{{
+		Name: "900a", RegionID: 900, HostName: "127.0.0.1", IPv4: "127.0.0.1", IPv6: "none",
+		DERPPort: 8443, STUNPort: -1, CertName: pin, CanPort80: true,
+	}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for name, r := range map[string]derp.Region{
+		"no host":      {},
+		"IPv4 is IPv6": {HostName: "h", IPv4: netip.MustParseAddr("2001:db8::1")},
+		"IPv6 is IPv4": {HostName: "h", IPv6: netip.MustParseAddr("192.0.2.1")},
+		"port":         {HostName: "h", DERPPort: 70000},
+		"pin":          {HostName: "h", CertName: strings.ToUpper(pin[:11]) + pin[11:], STUNPort: -2},
+	} {
+		if _, err := r.DERPRegion(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
