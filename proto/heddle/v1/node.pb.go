@@ -94,8 +94,8 @@ type Node struct {
 	IpAddresses []string `protobuf:"bytes,5,rep,name=ip_addresses,json=ipAddresses,proto3" json:"ip_addresses,omitempty"`
 	// The host name that the device gives itself.
 	Name string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
-	// Who owns it. For a tagged node, which nobody owns, a user without an ID
-	// called tagged-devices.
+	// Who owns it. For a tagged node, which nobody owns, a user called
+	// tagged-devices, whose ID no real user has.
 	User *User `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
 	// When it was last connected, or is; unset if it never was.
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`

@@ -33,8 +33,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// The devices of the tailnet. Where a request names a node, that is its ID, its
-// name, its MagicDNS name or one of its addresses.
+// The devices of the tailnet. Where a request names a node, it gives the node's
+// ID, name, MagicDNS name or one of its addresses.
 type NodeServiceClient interface {
 	GetNode(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*GetNodeResponse, error)
 	// Lists nodes in the order of their IDs.
@@ -47,7 +47,7 @@ type NodeServiceClient interface {
 	ExpireNode(ctx context.Context, in *ExpireNodeRequest, opts ...grpc.CallOption) (*ExpireNodeResponse, error)
 	// Replaces the tags of a node. A tagged node belongs to no user.
 	SetTags(ctx context.Context, in *SetTagsRequest, opts ...grpc.CallOption) (*SetTagsResponse, error)
-	// Approves routes of a node. INVALID_ARGUMENT for one that the node does not
+	// Approves routes of a node. FAILED_PRECONDITION for one that the node does not
 	// advertise, unless force is set.
 	SetApprovedRoutes(ctx context.Context, in *SetApprovedRoutesRequest, opts ...grpc.CallOption) (*SetApprovedRoutesResponse, error)
 	// Lists the routes of one node or all nodes.
@@ -146,8 +146,8 @@ func (c *nodeServiceClient) ListRoutes(ctx context.Context, in *ListRoutesReques
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
 //
-// The devices of the tailnet. Where a request names a node, that is its ID, its
-// name, its MagicDNS name or one of its addresses.
+// The devices of the tailnet. Where a request names a node, it gives the node's
+// ID, name, MagicDNS name or one of its addresses.
 type NodeServiceServer interface {
 	GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error)
 	// Lists nodes in the order of their IDs.
@@ -160,7 +160,7 @@ type NodeServiceServer interface {
 	ExpireNode(context.Context, *ExpireNodeRequest) (*ExpireNodeResponse, error)
 	// Replaces the tags of a node. A tagged node belongs to no user.
 	SetTags(context.Context, *SetTagsRequest) (*SetTagsResponse, error)
-	// Approves routes of a node. INVALID_ARGUMENT for one that the node does not
+	// Approves routes of a node. FAILED_PRECONDITION for one that the node does not
 	// advertise, unless force is set.
 	SetApprovedRoutes(context.Context, *SetApprovedRoutesRequest) (*SetApprovedRoutesResponse, error)
 	// Lists the routes of one node or all nodes.

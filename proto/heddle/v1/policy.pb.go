@@ -133,7 +133,7 @@ func (x *GetPolicyResponse) GetUpdatedBy() string {
 
 type SetPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// HuJSON, at most 1 MiB.
+	// HuJSON, at most 4 MiB.
 	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	// The etag that the policy in force must have; empty to replace any.
 	IfMatch       string `protobuf:"bytes,2,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
@@ -247,7 +247,7 @@ func (x *SetPolicyResponse) GetEtag() string {
 
 type CheckPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// HuJSON, at most 1 MiB.
+	// HuJSON, at most 4 MiB.
 	Policy        string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

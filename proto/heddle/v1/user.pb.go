@@ -142,7 +142,7 @@ func (x *User) GetRole() string {
 
 type CreateUserRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A name, or a mail address, which is then the e-mail too.
+	// A name or a mail address.
 	Name        string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	Email       string `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`

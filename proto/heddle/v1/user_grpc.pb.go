@@ -31,7 +31,7 @@ const (
 //
 // The people who own devices and keys.
 type UserServiceClient interface {
-	// Makes a user. ALREADY_EXISTS if there is one of that name.
+	// Makes a user. FAILED_PRECONDITION if there is one of that name.
 	CreateUser(ctx context.Context, in *CreateUserRequest, opts ...grpc.CallOption) (*CreateUserResponse, error)
 	// Lists users in the order of their IDs.
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
@@ -96,7 +96,7 @@ func (c *userServiceClient) DeleteUser(ctx context.Context, in *DeleteUserReques
 //
 // The people who own devices and keys.
 type UserServiceServer interface {
-	// Makes a user. ALREADY_EXISTS if there is one of that name.
+	// Makes a user. FAILED_PRECONDITION if there is one of that name.
 	CreateUser(context.Context, *CreateUserRequest) (*CreateUserResponse, error)
 	// Lists users in the order of their IDs.
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)

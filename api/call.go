@@ -1,0 +1,118 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"strings"
+
+	"heddle/control/tailnet"
+	"heddle/policy"
+	v1 "heddle/proto/heddle/v1"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// unary is the one adapter around every method: who calls, deadline, panics,
+// errors.
+func (s *Server) unary(identify identifier) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+		defer s.recovered(info.FullMethod, &err)
+		ctx, cancel := context.WithTimeout(ctx, deadline)
+		defer cancel()
+		actor, err := identify(ctx)
+		if err != nil {
+			return nil, s.status(info.FullMethod, actor, err)
+		}
+		resp, err = next(context.WithValue(ctx, actorKey{}, actor), req)
+		if err != nil {
+			return nil, s.status(info.FullMethod, actor, err)
+		}
+		return resp, nil
+	}
+}
+
+// stream is the same for streams, of which there is only the health watch.
+func (s *Server) stream(identify identifier) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+		defer s.recovered(info.FullMethod, &err)
+		actor, err := identify(stream.Context())
+		if err != nil {
+			return s.status(info.FullMethod, actor, err)
+		}
+		if err := next(srv, stream); err != nil {
+			return s.status(info.FullMethod, actor, err)
+		}
+		return nil
+	}
+}
+
+// recovered turns a panic into an error: one bad call must not end the server.
+func (s *Server) recovered(method string, err *error) {
+	if p := recover(); p != nil {
+		s.log.Error("admin call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "internal error; the server's log has more")
+	}
+}
+
+// grpcCodes is the table of tailnet codes on this wire.
+var grpcCodes = map[tailnet.Code]codes.Code{
+	tailnet.Internal:    codes.Internal,
+	tailnet.Invalid:     codes.InvalidArgument,
+	tailnet.NotFound:    codes.NotFound,
+	tailnet.Conflict:    codes.FailedPrecondition,
+	tailnet.Denied:      codes.PermissionDenied,
+	tailnet.Exhausted:   codes.ResourceExhausted,
+	tailnet.Unavailable: codes.Unavailable,
+}
+
+// status makes the error that the caller is told, and logs what is our fault.
+func (s *Server) status(method string, actor tailnet.Actor, err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return status.FromContextError(err).Err()
+	}
+	code := tailnet.CodeOf(err)
+	if code == tailnet.Internal {
+		s.log.Error("admin call failed", "method", method, "actor", actor, "err", err)
+	}
+	st := status.New(grpcCodes[code], bounded(tailnet.Message(err)))
+	if problems := problemsOf(err); problems != nil {
+		if with, err := st.WithDetails(&v1.PolicyProblems{Problems: problems}); err == nil {
+			st = with
+		}
+	}
+	return st.Err()
+}
+
+const (
+	// maxMessage and maxProblems bound what travels in the trailers of a call,
+	// for which HTTP/2 peers have limits.
+	maxMessage  = 4 << 10
+	maxProblems = 50
+)
+
+func bounded(msg string) string {
+	if len(msg) <= maxMessage {
+		return msg
+	}
+	return strings.ToValidUTF8(msg[:maxMessage], "") + "…"
+}
+
+// problemsOf returns the problems of a policy that err is about; nil if it is
+// about something else.
+func problemsOf(err error) []*v1.PolicyProblem {
+	var all policy.Errors
+	if !errors.As(err, &all) {
+		return nil
+	}
+	out := make([]*v1.PolicyProblem, 0, len(all))
+	for _, e := range all[:min(len(all), maxProblems)] {
+		out = append(out, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: e.Msg})
+	}
+	return out
+}

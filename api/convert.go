@@ -1,0 +1,209 @@
+package api
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"heddle/control/tailnet"
+	v1 "heddle/proto/heddle/v1"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"tailscale.com/net/tsaddr"
+	"tailscale.com/tailcfg"
+)
+
+// timestamp returns t for the wire; the zero time is unset.
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func protoUser(u *tailnet.User) *v1.User {
+	return &v1.User{
+		Id:            uint64(u.ID),
+		Name:          u.Name,
+		CreatedAt:     timestamp(u.Created),
+		DisplayName:   u.DisplayName,
+		Email:         u.Email,
+		ProfilePicUrl: u.PictureURL,
+		Role:          string(u.Role),
+	}
+}
+
+// owner returns the user with that ID, the stand-in for tagged nodes if it is
+// zero.
+func owner(snap *tailnet.Snapshot, id tailnet.UserID) *v1.User {
+	if u := snap.User(id); u != nil {
+		return protoUser(u)
+	}
+	return &v1.User{Id: uint64(tailnet.TaggedDevices), Name: "tagged-devices"}
+}
+
+var methods = map[tailnet.Method]v1.RegisterMethod{
+	tailnet.ByAuthKey: v1.RegisterMethod_REGISTER_METHOD_AUTH_KEY,
+	tailnet.ByCLI:     v1.RegisterMethod_REGISTER_METHOD_CLI,
+	tailnet.ByOIDC:    v1.RegisterMethod_REGISTER_METHOD_OIDC,
+}
+
+func protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
+	h := n.Report.Hostinfo
+	out := &v1.Node{
+		Id:              uint64(n.ID),
+		MachineKey:      n.Machine.String(),
+		NodeKey:         n.Key.String(),
+		Name:            h.Hostname,
+		User:            owner(snap, n.Owner),
+		LastSeen:        timestamp(n.Status.LastSeen),
+		Expiry:          timestamp(n.Expiry),
+		CreatedAt:       timestamp(n.Origin.Created),
+		RegisterMethod:  methods[n.Origin.Method],
+		GivenName:       n.Name,
+		Online:          n.Status.Online,
+		ApprovedRoutes:  texts(n.Approved),
+		AvailableRoutes: texts(n.Advertised()),
+		SubnetRoutes:    texts(carried(snap, n)),
+		Tags:            n.Tags,
+		DnsName:         strings.TrimSuffix(snap.FQDN(n), "."),
+		StableId:        string(n.StableID),
+		Ephemeral:       n.Ephemeral,
+		Expired:         n.Status.Expired,
+		Os:              h.OS,
+		ClientVersion:   h.IPNVersion,
+		Endpoints:       texts(n.Report.Endpoints),
+		HomeDerp:        uint32(max(0, n.Report.HomeDERP)),
+	}
+	for _, p := range n.Addrs.Prefixes() {
+		out.IpAddresses = append(out.IpAddresses, p.Addr().String())
+	}
+	if !n.Report.Disco.IsZero() {
+		out.DiscoKey = n.Report.Disco.String()
+	}
+	if k := snap.AuthKey(n.Origin.AuthKey); k != nil {
+		out.PreAuthKey = protoAuthKey(snap, k)
+	}
+	return out
+}
+
+// carried returns the routes that clients send to n now.
+func carried(snap *tailnet.Snapshot, n *tailnet.Node) []netip.Prefix {
+	return slices.DeleteFunc(n.Serves(), func(p netip.Prefix) bool { return !carries(snap, n, p) })
+}
+
+// carries reports whether clients send p, which n serves, to n.
+func carries(snap *tailnet.Snapshot, n *tailnet.Node, p netip.Prefix) bool {
+	return tsaddr.IsExitRoute(p) || snap.Primaries().Of(p) == n.ID
+}
+
+// protoRoutes returns what n advertises and what was approved for it, sorted.
+func protoRoutes(snap *tailnet.Snapshot, n *tailnet.Node) []*v1.Route {
+	all := slices.Concat(n.Advertised(), n.Approved)
+	tsaddr.SortPrefixes(all)
+	all = slices.Compact(all)
+	serves := n.Serves()
+	out := make([]*v1.Route, 0, len(all))
+	for _, p := range all {
+		out = append(out, &v1.Route{
+			NodeId:     uint64(n.ID),
+			Node:       n.Name,
+			Prefix:     p.String(),
+			Advertised: slices.Contains(n.Advertised(), p),
+			Approved:   slices.Contains(n.Approved, p),
+			Primary:    slices.Contains(serves, p) && carries(snap, n, p),
+			Exit:       tsaddr.IsExitRoute(p),
+		})
+	}
+	return out
+}
+
+// texts returns the text forms of a list.
+func texts[T interface{ String() string }](list []T) []string {
+	out := make([]string, 0, len(list))
+	for _, v := range list {
+		out = append(out, v.String())
+	}
+	return out
+}
+
+const (
+	authKeyPrefix = "tskey-auth-"
+	apiKeyPrefix  = "tskey-api-"
+)
+
+func protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.PreAuthKey {
+	out := &v1.PreAuthKey{
+		Id:          uint64(k.ID),
+		Key:         authKeyPrefix + k.Public + "-***",
+		Reusable:    k.Reusable,
+		Ephemeral:   k.Ephemeral,
+		Used:        !k.Used.IsZero(),
+		Expiration:  timestamp(k.Expires),
+		CreatedAt:   timestamp(k.Created),
+		AclTags:     k.Tags,
+		Description: k.Description,
+		LastUsed:    timestamp(k.Used),
+		RevokedAt:   timestamp(k.Revoked),
+	}
+	if u := snap.User(k.Owner); u != nil {
+		out.User = protoUser(u)
+	}
+	return out
+}
+
+func protoAPIKey(k *tailnet.APIKey) *v1.ApiKey {
+	return &v1.ApiKey{
+		Id:         uint64(k.ID),
+		Prefix:     k.Public,
+		Expiration: timestamp(k.Expires),
+		CreatedAt:  timestamp(k.Created),
+		LastSeen:   timestamp(k.LastUsed),
+		Role:       string(k.Role),
+		RevokedAt:  timestamp(k.Revoked),
+	}
+}
+
+func protoDNS(d *tailnet.DNS) *v1.DNS {
+	out := &v1.DNS{
+		BaseDomain:       d.BaseDomain,
+		MagicDns:         d.MagicDNS,
+		OverrideLocalDns: d.OverrideLocal,
+		Nameservers:      d.Nameservers,
+		SearchDomains:    d.Search,
+	}
+	for _, domain := range slices.Sorted(maps.Keys(d.Split)) {
+		out.Split = append(out.Split, &v1.SplitDNS{Domain: domain, Nameservers: d.Split[domain]})
+	}
+	for _, r := range d.Records {
+		out.Records = append(out.Records, &v1.DNSRecord{Name: r.Name, Type: r.Type, Value: r.Value})
+	}
+	return out
+}
+
+// Ports that a DERP node has unless it says otherwise (tailcfg.DERPNode).
+const (
+	defaultDERPPort = 443
+	defaultSTUNPort = 3478
+)
+
+func protoDERPNode(n *tailcfg.DERPNode) *v1.DERPNode {
+	out := &v1.DERPNode{
+		Name:     n.Name,
+		HostName: n.HostName,
+		Ipv4:     n.IPv4,
+		Ipv6:     n.IPv6,
+		DerpPort: uint32(n.DERPPort),
+		StunPort: uint32(max(0, n.STUNPort)),
+		StunOnly: n.STUNOnly,
+	}
+	if n.DERPPort == 0 {
+		out.DerpPort = defaultDERPPort
+	}
+	if n.STUNPort == 0 {
+		out.StunPort = defaultSTUNPort
+	}
+	return out
+}

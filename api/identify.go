@@ -1,0 +1,170 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os/user"
+	"strings"
+	"time"
+
+	"heddle/control/tailnet"
+	"heddle/policy"
+
+	"github.com/tailscale/peercred"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// An identifier tells who makes a call.
+type identifier func(context.Context) (tailnet.Actor, error)
+
+type actorKey struct{}
+
+// actorOf returns who makes the call; without one, an actor without rights.
+func actorOf(ctx context.Context) tailnet.Actor {
+	a, _ := ctx.Value(actorKey{}).(tailnet.Actor)
+	return a
+}
+
+// mayRead reports whether the actor may see what the API shows. Reads are no
+// updates, so this right is checked here.
+func mayRead(a tailnet.Actor) bool {
+	return a.Admin() || a.Kind == tailnet.ByAPIKey && a.Role == policy.Auditor
+}
+
+// socketPeer is who opened a connection to the unix socket.
+type socketPeer struct {
+	credentials.CommonAuthInfo
+	name string
+}
+
+func (socketPeer) AuthType() string { return "unix" }
+
+// socketCreds finds out who is at the other end of a unix socket. There is no
+// handshake and nothing to encrypt.
+type socketCreds struct{ log *slog.Logger }
+
+func (c socketCreds) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	p := socketPeer{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		name:           "unknown",
+	}
+	creds, err := peercred.Get(conn)
+	if err != nil {
+		// Whoever could connect is trusted; the name is only for the record.
+		c.log.Debug("local admin connection without peer credentials", "err", err)
+		return conn, p, nil
+	}
+	uid, _ := creds.UserID()
+	pid, _ := creds.PID()
+	p.name = "uid " + uid
+	if u, err := user.LookupId(uid); err == nil {
+		p.name = u.Username
+	}
+	c.log.Debug("local admin connected", "uid", uid, "pid", pid, "user", p.name)
+	return conn, p, nil
+}
+
+func (c socketCreds) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return conn, socketPeer{}, nil
+}
+
+func (c socketCreds) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "unix"}
+}
+
+func (c socketCreds) Clone() credentials.TransportCredentials { return c }
+
+func (c socketCreds) OverrideServerName(string) error { return nil }
+
+// localActor trusts whoever may open the unix socket.
+func localActor(ctx context.Context) (tailnet.Actor, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return tailnet.Actor{}, status.Error(codes.Unauthenticated, "no peer")
+	}
+	local, ok := p.AuthInfo.(socketPeer)
+	if !ok {
+		return tailnet.Actor{}, status.Error(codes.Unauthenticated, "not a local connection")
+	}
+	return tailnet.Actor{Kind: tailnet.LocalCLI, Name: local.name}, nil
+}
+
+// touchEvery is how exact the last use of an API key is.
+const touchEvery = time.Minute
+
+// remoteActor finds the API key of a call.
+func (s *Server) remoteActor(ctx context.Context) (tailnet.Actor, error) {
+	var none tailnet.Actor
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return none, status.Error(codes.Unauthenticated, "no peer")
+	}
+	addr := remoteIP(p.Addr)
+	if p.AuthInfo == nil && !addr.IsLoopback() {
+		return none, status.Error(codes.Unauthenticated,
+			"API keys are not accepted over an unencrypted connection: use TLS, and consider this key seen by others")
+	}
+	now := s.opts.Now()
+	if !s.failed.allow(addr, now) {
+		return none, status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute")
+	}
+	secret, ok := bearer(ctx)
+	if !ok {
+		s.failed.add(addr, now)
+		return none, status.Error(codes.Unauthenticated,
+			"this server wants an API key (`authorization: Bearer tskey-api-…`); make one with `heddle apikeys create` on the server")
+	}
+	key, err := s.snapshot().FindAPIKey(secret, now)
+	if err != nil {
+		s.failed.add(addr, now)
+		s.log.Warn("api key refused", "from", addr, "err", err)
+		return none, status.Error(codes.Unauthenticated, tailnet.Message(err))
+	}
+	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, Role: key.Role, From: addr.String()}
+	if !mayRead(actor) {
+		return none, status.Errorf(codes.PermissionDenied, "API key %s has the role %s, which may not use this API", key.Public, key.Role)
+	}
+	if now.Sub(key.LastUsed) >= touchEvery {
+		_, err := s.opts.State.Update(ctx, tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
+			tx.TouchAPIKey(key.ID)
+			return nil
+		})
+		if err != nil {
+			return none, err
+		}
+	}
+	return actor, nil
+}
+
+// bearer returns the token of the authorization metadata. Its scheme is
+// case-insensitive (RFC 9110 §11.1).
+func bearer(ctx context.Context) (string, bool) {
+	values := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if len(values) != 1 {
+		return "", false
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	if !ok || !strings.EqualFold(scheme, "bearer") {
+		return "", false
+	}
+	token = strings.TrimSpace(token)
+	return token, token != ""
+}
+
+// remoteIP returns the IP address of a; the invalid address if it has none.
+func remoteIP(a net.Addr) netip.Addr {
+	if a == nil {
+		return netip.Addr{}
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}

@@ -1,0 +1,149 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"heddle/control/tailnet"
+	v1 "heddle/proto/heddle/v1"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+const (
+	// maxRequest bounds a request: the largest policy (4 MiB) with room to spare.
+	maxRequest = 5 << 20
+	// maxStreams bounds the calls that one connection has under way.
+	maxStreams = 64
+	// deadline bounds a call: the longest waits for one commit.
+	deadline = 30 * time.Second
+	// stopGrace is how long Serve lets calls finish when it is to stop.
+	stopGrace = 3 * time.Second
+)
+
+// Pending are the logins that wait for a person's approval.
+type Pending interface {
+	// Approve admits the device that waits under id as a node of user and tells
+	// its client. NotFound if none waits under that id.
+	Approve(ctx context.Context, actor tailnet.Actor, id string, user tailnet.UserID) (*tailnet.Node, error)
+}
+
+// Part is one part of the server in a health report.
+type Part struct {
+	Name    string // "database", "derp", …
+	OK      bool
+	Message string // for people; may be empty
+}
+
+// Version is what GetVersion tells.
+type Version struct {
+	Version   string
+	Commit    string // empty if unknown
+	MinClient string // the oldest client that may connect
+}
+
+// Options are what a Server needs. State is required.
+type Options struct {
+	State *tailnet.State
+	// Pending is nil where no login can wait.
+	Pending Pending
+	// PolicyFile names the file that fixes the policy; empty if the API may set it.
+	PolicyFile string
+	// Health reports on the parts of the server; nil means that there is
+	// nothing to say.
+	Health  func(context.Context) []Part
+	Version Version
+	Log     *slog.Logger     // nil discards
+	Now     func() time.Time // nil means time.Now
+}
+
+// Server serves the admin API.
+type Server struct {
+	opts   Options
+	log    *slog.Logger
+	failed *limiter
+	health *health.Server
+	remote *grpc.Server // for Handler; owns no listener
+}
+
+// New makes a Server. It starts nothing: see ServeSocket and Handler.
+func New(o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer()}
+	s.remote = s.newGRPC(s.remoteActor)
+	return s
+}
+
+func (s *Server) newGRPC(identify identifier, opts ...grpc.ServerOption) *grpc.Server {
+	g := grpc.NewServer(append(opts,
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.UnaryInterceptor(s.unary(identify)),
+		grpc.StreamInterceptor(s.stream(identify)),
+	)...)
+	v1.RegisterUserServiceServer(g, users{Server: s})
+	v1.RegisterNodeServiceServer(g, nodes{Server: s})
+	v1.RegisterPreAuthKeyServiceServer(g, preAuthKeys{Server: s})
+	v1.RegisterApiKeyServiceServer(g, apiKeys{Server: s})
+	v1.RegisterAuthServiceServer(g, auth{Server: s})
+	v1.RegisterPolicyServiceServer(g, policies{Server: s})
+	v1.RegisterDNSServiceServer(g, dns{Server: s})
+	v1.RegisterDERPServiceServer(g, derp{Server: s})
+	v1.RegisterHealthServiceServer(g, healthOf{Server: s})
+	healthv1.RegisterHealthServer(g, s.health)
+	return g
+}
+
+// ServeSocket serves l, a unix socket, until ctx ends, and closes it. Whoever
+// can connect to it is an administrator; so it refuses any other listener.
+func (s *Server) ServeSocket(ctx context.Context, l net.Listener) error {
+	if l.Addr().Network() != "unix" {
+		l.Close()
+		return fmt.Errorf("admin API: %s is not a unix socket: local trust is for those only", l.Addr())
+	}
+	g := s.newGRPC(localActor, grpc.Creds(socketCreds{s.log}))
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(l) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	force := time.AfterFunc(stopGrace, g.Stop)
+	defer force.Stop()
+	g.GracefulStop()
+	return <-served
+}
+
+// Handler serves remote callers, who need an API key, as part of an
+// http.Server with HTTP/2; what is not gRPC goes to next. A request counts
+// as private if its TLS is set or its RemoteAddr is loopback (a proxy on the same machine).
+func (s *Server) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor >= 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			s.remote.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) snapshot() *tailnet.Snapshot { return s.opts.State.Snapshot() }
+
+// update runs fn as the actor of ctx.
+func (s *Server) update(ctx context.Context, fn func(*tailnet.Tx) error) (*tailnet.Snapshot, error) {
+	return s.opts.State.Update(ctx, actorOf(ctx), fn)
+}
