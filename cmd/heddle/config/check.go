@@ -105,7 +105,7 @@ func (c checker) derive() {
 		relay.Hostname = c.ServerURL.Hostname()
 	}
 	if !c.isSet("derp.embedded.derp_port") {
-		relay.Port = portOf(c.ServerURL)
+		relay.Port = portOfTLS(c.ServerURL)
 	}
 }
 
@@ -319,12 +319,13 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
 }
 
-func portOf(u *url.URL) int {
+// portOfTLS returns the port of an https URL, 0 for plain http.
+func portOfTLS(u *url.URL) int {
+	if u.Scheme != "https" {
+		return 0
+	}
 	if port, err := strconv.Atoi(u.Port()); err == nil {
 		return port
 	}
-	if u.Scheme == "https" {
-		return 443
-	}
-	return 80
+	return 443
 }

@@ -116,19 +116,22 @@ type DERP struct {
 	// The relay and STUN server inside heddle.
 	Embedded Embedded `key:"embedded"`
 
-	// Files with further regions, YAML or JSON in the format of a DERP map. On
-	// equal region IDs files win over URLs, and later ones over earlier ones.
+	// Files with further regions, YAML or JSON in the format of a DERP map, read
+	// again when they change. Of equal region IDs the embedded one wins over
+	// files, files over URLs, and later ones over earlier ones.
 	Files []string `key:"files" format:"path" example:"[/etc/heddle/derp.yaml]"`
 
 	// URLs of DERP maps, JSON. An unreachable one never delays the start.
 	URLs []*url.URL `key:"urls" example:"[https://controlplane.tailscale.com/derpmap/default]"`
 
-	// How often files and URLs are read again. At least 1m.
+	// How often the URLs are fetched again. At least 1m.
 	UpdateInterval time.Duration `key:"update_interval"`
 }
 
 // Embedded is the relay inside heddle. IPv4 and IPv6 are the zero Addr when
-// clients are to find them by the host name.
+// clients are to find them by the host name. Port is 0 when clients reach the
+// server by plain HTTP and no port was set: clients always reach a relay by
+// TLS, so it then needs a listener of its own, at any free port.
 type Embedded struct {
 	// Whether heddle relays and answers STUN itself.
 	Enabled bool `key:"enabled"`
@@ -156,9 +159,9 @@ type Embedded struct {
 	// The host name of the relay, if it is not that of server_url.
 	Hostname string `key:"hostname" format:"host" default:"the host of server_url" example:"derp.example.com"`
 
-	// The TLS port at which clients reach the relay, if it is not that of
-	// server_url.
-	Port int `key:"derp_port" default:"the port of server_url" example:"443"`
+	// The TLS port at which clients reach the relay. With a plain-HTTP server_url
+	// the relay listens there itself, with its own certificate.
+	Port int `key:"derp_port" default:"the port of an https server_url, otherwise any free one" example:"443"`
 }
 
 // DNS is what devices are told about names. Config.Set tells which of these
@@ -180,7 +183,8 @@ type DNS struct {
 	// Domains that devices append to short names, after base_domain.
 	SearchDomains []string `key:"search_domains" format:"domain" example:"[corp.example.com]"`
 
-	// Additional names, A or AAAA. No wildcards: clients do not know them.
+	// Additional names, A or AAAA, beside those of the command line. No
+	// wildcards: clients do not know them.
 	ExtraRecords []Record `key:"extra_records" example:"[{name: grafana.tailnet.internal, type: A, value: 100.64.0.3}]"`
 
 	// A JSON file with more of them ([{"name": …, "type": …, "value": …}]), read
@@ -195,7 +199,8 @@ type Nameservers struct {
 	// DNS-over-HTTPS service that clients know.
 	Global []string `key:"global" format:"nameserver" example:"[9.9.9.9, 149.112.112.112]"`
 
-	// Resolvers for single domains and what lies below them.
+	// Resolvers for single domains and what lies below them. An empty list means
+	// that only extra records answer there.
 	Split map[string][]string `key:"split" format:"nameserver" example:"{corp.example.com: [10.0.0.53]}"`
 }
 

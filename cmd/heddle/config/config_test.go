@@ -260,7 +260,7 @@ func defaults() *config.Config {
 		DERP: config.DERP{
 			Embedded: config.Embedded{
 				Enabled: true, RegionID: 999, RegionCode: "heddle", RegionName: "heddle",
-				STUNListenAddr: "127.0.0.1:3478", Hostname: "127.0.0.1", Port: 8080,
+				STUNListenAddr: "127.0.0.1:3478", Hostname: "127.0.0.1",
 			},
 			UpdateInterval: 3 * time.Hour,
 		},
@@ -291,7 +291,7 @@ func TestMeaning(t *testing.T) {
 			"HEDDLE_PORT_80_TCP_PROTO=tcp", "HEDDLE_PORT_80_TCP_ADDR=10.0.0.1", "HEDDLE_STUN_PORT_3478_UDP_PORT=3478", "HEDDLE_STUN_PORT=udp://10.0.0.1:3478"}, func(*config.Config) {}},
 		{"port of listen_addr", "listen_addr: '[::1]:0999'", nil, func(c *config.Config) {
 			c.Listen.Addr = "[::1]:999"
-			c.ServerURL.Host, c.DERP.Embedded.Hostname, c.DERP.Embedded.Port = "[::1]:999", "::1", 999
+			c.ServerURL.Host, c.DERP.Embedded.Hostname = "[::1]:999", "::1"
 		}},
 		{"server_url", "server_url: HTTPS://VPN.Example.com/\ntrusted_proxies: [127.0.0.1, '::ffff:10.0.0.1', 'fd00::/8']", nil, func(c *config.Config) {
 			c.ServerURL = &url.URL{Scheme: "https", Host: "vpn.example.com"}

@@ -51,7 +51,7 @@ func FuzzParse(f *testing.F) {
 		if cfg.Nodes.EphemeralTimeout < time.Second || cfg.Nodes.OnlineGrace < 0 || cfg.Nodes.KeyExpiry < 0 || cfg.DERP.UpdateInterval < time.Minute {
 			t.Errorf("durations %+v %v", cfg.Nodes, cfg.DERP.UpdateInterval)
 		}
-		if e := cfg.DERP.Embedded; e.RegionID < 1 || e.Hostname == "" || e.Port < 1 || e.Port > 65535 {
+		if e := cfg.DERP.Embedded; e.RegionID < 1 || e.Hostname == "" || e.Port < 0 || e.Port > 65535 || e.Port == 0 && cfg.ServerURL.Scheme == "https" {
 			t.Errorf("relay %+v", e)
 		}
 	})
