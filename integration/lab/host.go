@@ -76,20 +76,16 @@ func (h *Host) writeEtc() error {
 	return nil
 }
 
-// SetName makes name resolve to addr on every host that exists now, through /etc/hosts.
-func (l *Lab) SetName(name string, addrs ...netip.Addr) {
-	l.t.Helper()
-	for _, h := range l.hosts {
-		f, err := os.OpenFile(filepath.Join(h.dir, "etc", "hosts"), os.O_APPEND|os.O_WRONLY, 0)
-		if err != nil {
-			l.t.Fatalf("lab: %v", err)
-		}
-		for _, a := range addrs {
-			fmt.Fprintf(f, "%s %s\n", a, name)
-		}
-		if err := f.Close(); err != nil {
-			l.t.Fatalf("lab: %v", err)
-		}
+// SetName makes name resolve to addr on the host, through its /etc/hosts.
+func (h *Host) SetName(name string, addr netip.Addr) {
+	h.lab.t.Helper()
+	f, err := os.OpenFile(filepath.Join(h.dir, "etc", "hosts"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		h.lab.t.Fatalf("lab: %v", err)
+	}
+	defer f.Close()
+	if _, err := fmt.Fprintf(f, "%s %s\n", addr, name); err != nil {
+		h.lab.t.Fatalf("lab: %v", err)
 	}
 }
 

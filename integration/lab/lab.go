@@ -113,14 +113,14 @@ func (l *Lab) keepEvidence() {
 			l.t.Logf("lab: %v", err)
 		}
 		for _, p := range h.processes {
-			l.t.Logf("end of %s:\n%s", p.Log, tail(p.Log, 40))
+			l.t.Logf("end of %s:\n%s", p.Log, Tail(p.Log, 40))
 		}
 	}
 	l.t.Logf("all logs and the state of each host's network are in %s", l.dir)
 }
 
-// tail returns the last n lines of a file.
-func tail(file string, n int) string {
+// Tail returns the last n lines of a file.
+func Tail(file string, n int) string {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err.Error()

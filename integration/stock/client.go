@@ -91,7 +91,12 @@ func (c *Client) Start(t testing.TB) {
 
 // CLI runs the stock command line on the client's host.
 func (c *Client) CLI(ctx context.Context, args ...string) (string, error) {
-	return c.Run(ctx, append([]string{c.programs.CLI, "--socket=" + c.API.Socket}, args...)...)
+	return c.Run(ctx, c.CommandLine(args...)...)
+}
+
+// CommandLine is the command line that CLI runs.
+func (c *Client) CommandLine(args ...string) []string {
+	return append([]string{c.programs.CLI, "--socket=" + c.API.Socket}, args...)
 }
 
 // MustCLI is CLI for steps that the test cannot go on without.
@@ -156,8 +161,8 @@ func (c *Client) Forget(t testing.TB) {
 	}
 }
 
-// Log is the file with the daemon's log.
-func (c *Client) Log() string { return c.daemon.Log }
+// StateDir is the directory that the daemon keeps its state in.
+func (c *Client) StateDir() string { return c.dir }
 
 // IPv4 and IPv6 are the client's addresses in the mesh.
 func (c *Client) IPv4(t testing.TB) netip.Addr { return c.address(t, netip.Addr.Is4) }

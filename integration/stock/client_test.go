@@ -32,7 +32,6 @@ func TestClients(t *testing.T) {
 	closed := inet.Site("cleo", 13)
 	closed.Router.BlockUDP()
 	cleo := closed.Host("cleo", 2)
-	l.SetName("control.test", netip.MustParseAddr("198.51.100.2"))
 	startTestControl(t, l, server)
 
 	programs, err := stock.Build(t.Context())
@@ -41,6 +40,7 @@ func TestClients(t *testing.T) {
 	}
 	var clients []*stock.Client
 	for _, h := range []*lab.Host{anna, ben, cleo} {
+		h.SetName("control.test", netip.MustParseAddr("198.51.100.2"))
 		c := stock.New(h, programs, "https://control.test", l.CAFile())
 		c.Start(t)
 		c.Up(t, "")

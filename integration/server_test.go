@@ -1,0 +1,191 @@
+//go:build linux
+
+package integration_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"heddle/integration/lab"
+)
+
+const (
+	serverName = "control.test"
+	serverURL  = "https://" + serverName
+	baseDomain = "mesh.test"
+
+	// ephemeralTimeout is short, so that the test of it is.
+	ephemeralTimeout = 4 * time.Second
+)
+
+var serverAddr = netip.MustParseAddr("198.51.100.2")
+
+// server is one heddle, which keeps its data over restarts.
+type server struct {
+	host    *lab.Host
+	config  string
+	client  *http.Client // trusts the lab's authority; connections leave from the server's host
+	process *lab.Process
+}
+
+// newServer makes heddle's host, configures heddle and starts it.
+func newServer(t *testing.T, l *lab.Lab, inet *lab.Internet) *server {
+	t.Helper()
+	s := &server{host: inet.Host("server", 2)}
+	s.config = filepath.Join(s.host.Dir(), "heddle.yaml")
+	cert, key := l.Certificate(serverName, serverAddr)
+	config := fmt.Sprintf(`
+server_url: %s
+listen_addr: "[::]:443"
+data_dir: %s
+tls:
+  cert_file: %s
+  key_file: %s
+derp:
+  embedded:
+    enabled: true
+    ipv4: %s
+    ipv6: 2001:db8:1::2
+dns:
+  base_domain: %s
+  extra_records:
+    - {name: wiki.%[6]s, type: A, value: 203.0.113.99}
+nodes:
+  ephemeral_timeout: %v
+log:
+  level: debug
+`, serverURL, filepath.Join(s.host.Dir(), "data"), cert, key, serverAddr, baseDomain, ephemeralTimeout)
+	if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.client = trustingClient(t, l, s.host)
+	s.start(t)
+	return s
+}
+
+// trustingClient is a web client on a host that resolves the server's name and trusts the lab's
+// authority.
+func trustingClient(t *testing.T, l *lab.Lab, h *lab.Host) *http.Client {
+	t.Helper()
+	pem, err := os.ReadFile(l.CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	client := h.HTTP()
+	transport := client.Transport.(*http.Transport)
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: serverName}
+	client.Timeout = 5 * time.Second
+	return client
+}
+
+// start starts heddle and waits until it answers.
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	process, err := s.host.Start("heddle", nil, programs.heddle, "serve", "--config", s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.process = process
+	lab.Await(t, 15*time.Second, "heddle answers", func() error {
+		select {
+		case <-process.Done():
+			t.Fatalf("heddle ended: %v", process.Err())
+		default:
+		}
+		resp, err := s.client.Get("https://" + serverAddr.String() + "/health")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
+		}
+		return nil
+	})
+}
+
+// kill ends heddle by SIGKILL.
+func (s *server) kill() { s.process.Kill() }
+
+// cli runs heddle's command line and tells its exit code and what it said on stderr.
+func (s *server) cli(ctx context.Context, args ...string) (stdout string, exit int, err error) {
+	stdout, err = s.host.Run(ctx, append([]string{programs.heddle, "--config", s.config}, args...)...)
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		exit = failed.ExitCode()
+	}
+	return stdout, exit, err
+}
+
+// must runs a command that has to succeed and returns what it printed, without the final newline.
+func (s *server) must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, _, err := s.cli(t.Context(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(out, "\n")
+}
+
+// authKey makes a pre-auth key.
+func (s *server) authKey(t *testing.T, user string, flags ...string) string {
+	t.Helper()
+	args := append([]string{"preauthkeys", "create", "--user", user, "--expiration", "24h"}, flags...)
+	key := s.must(t, args...)
+	if !strings.HasPrefix(key, "tskey-auth-") || strings.ContainsAny(key, " \n") {
+		t.Fatalf("preauthkeys create printed %q, want just a key", key)
+	}
+	return key
+}
+
+// node is what the tests read of one element of `heddle nodes list -o json`.
+type node struct {
+	ID           string   `json:"id"`
+	Name         string   `json:"givenName"` // in the tailnet
+	Addresses    []string `json:"ipAddresses"`
+	Online       bool     `json:"online"`
+	Expired      bool     `json:"expired"`
+	Tags         []string `json:"tags"`
+	SubnetRoutes []string `json:"subnetRoutes"` // those it carries now
+}
+
+// nodes is what `heddle nodes list` tells, by name.
+func (s *server) nodes(t *testing.T) map[string]node {
+	t.Helper()
+	var list []node
+	out := s.must(t, "nodes", "list", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatalf("nodes list: %v: %s", err, out)
+	}
+	byName := make(map[string]node, len(list))
+	for _, n := range list {
+		byName[n.Name] = n
+	}
+	return byName
+}
+
+// awaitNode waits until the server lists a node that passes check.
+func (s *server) awaitNode(t *testing.T, within time.Duration, name, what string, check func(node) bool) {
+	t.Helper()
+	lab.Await(t, within, "the server says of "+name+": "+what, func() error {
+		n, ok := s.nodes(t)[name]
+		if !ok || !check(n) {
+			return fmt.Errorf("it says %+v", n)
+		}
+		return nil
+	})
+}
