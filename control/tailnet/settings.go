@@ -105,8 +105,9 @@ func (tx *Tx) SetDNSPins(p DNSPins) error {
 	if err := tx.admin("pin DNS settings"); err != nil {
 		return err
 	}
-	if _, err := dnsname.ToFQDN(p.BaseDomain); err != nil || p.BaseDomain == "" {
-		return Errorf(Invalid, "dns.base_domain %q is not a domain name", p.BaseDomain)
+	var err error
+	if p.BaseDomain, err = checkDomain(p.BaseDomain); err != nil {
+		return err
 	}
 	tx.snap.inputs.pins = &p
 	tx.refreshDNS()
@@ -232,8 +233,11 @@ func checkNameservers(servers []string) error {
 
 func checkDomain(domain string) (string, error) {
 	clean := strings.ToLower(strings.Trim(strings.TrimSpace(domain), "."))
-	if _, err := dnsname.ToFQDN(clean); err != nil || clean == "" {
-		return "", Errorf(Invalid, "%q is not a domain name", domain)
+	odd := func(c rune) bool { // underscores occur in _msdcs.corp.example and the like
+		return !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.ContainsRune("-_.", c))
+	}
+	if _, err := dnsname.ToFQDN(clean); err != nil || clean == "" || strings.ContainsFunc(clean, odd) {
+		return "", Errorf(Invalid, "%q is not a domain name (international names must be written as xn--…)", domain)
 	}
 	return clean, nil
 }

@@ -221,7 +221,6 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 	if !b.changed {
 		return nil
 	}
-	b.delta.LastID = b.snap.lastID
 	if b.hard {
 		all := s.soft.clone()
 		all.merge(&b.delta)
@@ -269,7 +268,6 @@ func (s *State) flush(ctx context.Context) error {
 		return nil
 	}
 	d := s.soft.clone()
-	d.LastID = s.Snapshot().lastID
 	if err := s.commit(ctx, &d); err != nil {
 		return err
 	}

@@ -97,6 +97,7 @@ func (c Changes[ID, T]) Empty() bool { return len(c.Put) == 0 && len(c.Drop) == 
 
 // merge adds a later delta to d.
 func (d *Delta) merge(later *Delta) {
+	d.LastID = later.LastID
 	d.Nodes.merge(later.Nodes)
 	d.Users.merge(later.Users)
 	d.AuthKeys.merge(later.AuthKeys)

@@ -253,6 +253,7 @@ func (b *batch) run(req *request) {
 // adopt takes over what an update did.
 func (b *batch) adopt(tx *Tx) {
 	b.snap = tx.snap
+	tx.delta.LastID = tx.snap.lastID
 	b.delta.merge(&tx.delta)
 	b.changed = b.changed || tx.changed
 	b.hard = b.hard || tx.hard
