@@ -1,0 +1,72 @@
+package db
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"heddle/control/tailnet"
+)
+
+// dirLock keeps a data directory for one process. The kernel frees it when the
+// process ends, however it ends; the file stays and means nothing by itself.
+type dirLock struct {
+	f *os.File
+}
+
+// lockDir takes the directory or fails at once.
+func lockDir(dir string) (*dirLock, error) {
+	path := filepath.Join(dir, "heddle.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, &tailnet.Error{
+			Code: tailnet.Unavailable,
+			Msg:  fmt.Sprintf("the data directory %s cannot be written to: check its owner and rights", dir),
+			Err:  err,
+		}
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		holder, _ := io.ReadAll(io.LimitReader(f, 200))
+		f.Close()
+		return nil, tailnet.Errorf(tailnet.Conflict, "the data directory %s is in use by another heddle (%s): stop that one first, or give this one a directory of its own", dir, describe(holder))
+	}
+	if err == nil {
+		err = writeHolder(f)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &dirLock{f}, nil
+}
+
+func (l *dirLock) release() error { return l.f.Close() }
+
+// writeHolder leaves a note for the person who meets the lock.
+func writeHolder(f *os.File) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?" // only a note: no reason to fail
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(fmt.Appendf(nil, "process %d on host %s\n", os.Getpid(), host), 0)
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil // a full disk must not keep the server from starting
+	}
+	return err
+}
+
+func describe(holder []byte) string {
+	holder = bytes.TrimSpace(holder)
+	if len(holder) == 0 {
+		return "its process is not known"
+	}
+	return string(bytes.ToValidUTF8(holder, []byte("?")))
+}

@@ -1,0 +1,624 @@
+package db_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"heddle/control/tailnet"
+	"heddle/db"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+	"tailscale.com/types/opt"
+)
+
+// equal compares what is stored; what is derived is left out.
+var equal = cmp.Options{
+	cmp.Comparer(func(a, b key.MachinePublic) bool { return a == b }),
+	cmp.Comparer(func(a, b key.NodePublic) bool { return a == b }),
+	cmp.Comparer(func(a, b key.DiscoPublic) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmpopts.IgnoreUnexported(tailnet.Status{}),
+}
+
+func openAt(t testing.TB, path string) *db.DB {
+	t.Helper()
+	d, err := db.Open(t.Context(), db.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func openNew(t testing.TB) *db.DB {
+	t.Helper()
+	return openAt(t, filepath.Join(t.TempDir(), "heddle.db"))
+}
+
+func load(t testing.TB, s tailnet.Store, name string) tailnet.Image {
+	t.Helper()
+	img, err := s.Load(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func commit(t testing.TB, s tailnet.Store, d *tailnet.Delta) {
+	t.Helper()
+	if err := s.Commit(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// moment is a time that exercises every digit that is stored.
+var moment = time.Date(2026, 2, 3, 4, 5, 6, 700_000_089, time.UTC)
+
+// testNode returns a node with all fields set, different for every id.
+func testNode(id int) *tailnet.Node {
+	v4 := netip.AddrFrom4([4]byte{100, 64 + byte(id>>16), byte(id >> 8), byte(id)})
+	v6 := netip.AddrFrom16([16]byte{0xfd, 0x7a, 0x11, 12: byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)})
+	raw := sha256.Sum256([]byte{byte(id), byte(id >> 8), byte(id >> 16)})
+	var disco key.DiscoPublic
+	if err := disco.UnmarshalText(fmt.Appendf(nil, "discokey:%x", raw)); err != nil {
+		panic(err)
+	}
+	var machine key.MachinePublic
+	if err := machine.UnmarshalText(fmt.Appendf(nil, "mkey:%x", raw)); err != nil {
+		panic(err)
+	}
+	var node key.NodePublic
+	if err := node.UnmarshalText(fmt.Appendf(nil, "nodekey:%x", raw)); err != nil {
+		panic(err)
+	}
+	return &tailnet.Node{
+		ID:        tailnet.NodeID(id),
+		StableID:  tailcfg.StableNodeID(fmt.Sprintf("n%dCNTRL", id)),
+		Machine:   machine,
+		Key:       node,
+		Owner:     7,
+		Tags:      []string{"tag:a", "tag:b"},
+		Name:      fmt.Sprintf("node-%d", id),
+		Fixed:     true,
+		Addrs:     tailnet.Addrs{V4: v4, V6: v6},
+		Expiry:    moment.Add(time.Hour),
+		Ephemeral: true,
+		Approved:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")},
+		Origin:    tailnet.Origin{Created: moment, Method: tailnet.ByAuthKey, AuthKey: 9},
+		Report: &tailnet.Report{
+			Disco:     disco,
+			Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:41641"), netip.MustParseAddrPort("[2001:db8::1]:41641")},
+			HomeDERP:  999,
+			CapVer:    131,
+			Hostinfo: &tailcfg.Hostinfo{
+				IPNVersion:   "1.102.5",
+				BackendLogID: fmt.Sprintf("%x", raw),
+				OS:           "linux",
+				OSVersion:    "6.12",
+				Container:    opt.NewBool(true),
+				Distro:       "debian",
+				Desktop:      opt.NewBool(false),
+				Hostname:     "Кафе \"<&>\" \u2028",
+				GoArch:       "amd64",
+				RoutableIPs:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+				RequestTags:  []string{"tag:a"},
+				Services:     []tailcfg.Service{{Proto: tailcfg.PeerAPI4, Port: 1234}},
+				NetInfo:      &tailcfg.NetInfo{PreferredDERP: 999, DERPLatency: map[string]float64{"999-v4": 0.0123}},
+				SSH_HostKeys: []string{"ssh-ed25519 AAAA"},
+				Userspace:    opt.NewBool(true),
+				Location:     &tailcfg.Location{Country: "Österreich", Latitude: 48.2},
+			},
+		},
+		Status: tailnet.Status{Online: true, LastSeen: moment.Add(-time.Minute)},
+	}
+}
+
+func testUser(id int) *tailnet.User {
+	return &tailnet.User{
+		ID: tailnet.UserID(id), Name: fmt.Sprintf("user-%d", id), DisplayName: "Zoë", Email: "z@example.com",
+		PictureURL: "https://example.com/z.png", Role: "admin", Created: moment,
+	}
+}
+
+func testAuthKey(id int) *tailnet.AuthKey {
+	public := fmt.Sprintf("kA%d", id)
+	return &tailnet.AuthKey{
+		ID: tailnet.AuthKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Owner: 7, Tags: []string{"tag:a"},
+		Reusable: true, Ephemeral: true, Description: "it's a 'key'; --", Created: moment,
+		Expires: moment.Add(1), Used: moment.Add(2), Revoked: moment.Add(3),
+	}
+}
+
+func testAPIKey(id int) *tailnet.APIKey {
+	public := fmt.Sprintf("kP%d", id)
+	return &tailnet.APIKey{
+		ID: tailnet.APIKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Role: "owner",
+		Created: moment, Expires: moment.Add(1), Revoked: moment.Add(2), LastUsed: moment.Add(3),
+	}
+}
+
+func testTombstone(id int) *tailnet.Tombstone {
+	n := testNode(id)
+	return &tailnet.Tombstone{
+		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name, Addrs: n.Addrs, Owner: 7, Buried: moment,
+	}
+}
+
+func testAudit(i int) tailnet.AuditEntry {
+	return tailnet.AuditEntry{
+		At:     moment.Add(time.Duration(i)),
+		Actor:  tailnet.Actor{Kind: tailnet.ByAPIKey, Name: "kP1", Role: "admin", From: "192.0.2.9:5"},
+		Action: "node.rename", Target: fmt.Sprintf("node %d", i),
+		Changes: []tailnet.Change{{Field: "name", From: "a", To: "b"}},
+	}
+}
+
+// nodes is a delta that puts nodes.
+func nodes(base tailnet.Seq, put ...*tailnet.Node) *tailnet.Delta {
+	d := &tailnet.Delta{Tailnet: tailnet.Default, Base: base}
+	d.Nodes.Put = map[tailnet.NodeID]*tailnet.Node{}
+	for _, n := range put {
+		d.Nodes.Put[n.ID] = n
+		d.LastID.Node = max(d.LastID.Node, n.ID)
+	}
+	return d
+}
+
+func fullDelta() (*tailnet.Delta, tailnet.Image) {
+	n, u, a, p, tomb := testNode(1), testUser(7), testAuthKey(9), testAPIKey(3), testTombstone(2)
+	last := tailnet.LastIDs{Node: 2, User: 8, AuthKey: 9, APIKey: 4}
+	settings := &tailnet.Settings{DNS: tailnet.DNS{
+		MagicDNS: true, OverrideLocal: true, Nameservers: []string{"192.0.2.53", "https://dns.example/q"},
+		Split:  map[string][]string{"corp.example": {"10.0.0.53"}, "local.example": {}},
+		Search: []string{"corp.example"}, Records: []tailnet.DNSRecord{{Name: "x.example", Type: "A", Value: "10.1.1.1"}},
+	}}
+	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë"}
+	d := &tailnet.Delta{
+		Tailnet: tailnet.Default, LastID: last, Settings: settings, Policy: pol,
+		Audit: []tailnet.AuditEntry{testAudit(1), testAudit(2)},
+	}
+	d.Nodes.Put = map[tailnet.NodeID]*tailnet.Node{n.ID: n}
+	d.Users.Put = map[tailnet.UserID]*tailnet.User{u.ID: u}
+	d.AuthKeys.Put = map[tailnet.AuthKeyID]*tailnet.AuthKey{a.ID: a}
+	d.APIKeys.Put = map[tailnet.APIKeyID]*tailnet.APIKey{p.ID: p}
+	d.Tombstones.Put = map[string]*tailnet.Tombstone{tomb.Key.String(): tomb}
+	return d, tailnet.Image{
+		Seq: 1, LastID: last, Nodes: []*tailnet.Node{n}, Users: []*tailnet.User{u}, AuthKeys: []*tailnet.AuthKey{a},
+		APIKeys: []*tailnet.APIKey{p}, Tombstones: []*tailnet.Tombstone{tomb}, Settings: settings, Policy: pol,
+	}
+}
+
+// zeroFields lists the fields of a value that are not set, so that a field
+// that the model gains cannot be left out of these tests.
+func zeroFields(v reflect.Value, path string) []string {
+	var out []string
+	switch {
+	case v.IsZero():
+		return []string{path}
+	case v.Kind() == reflect.Pointer:
+		return zeroFields(v.Elem(), path)
+	case v.Kind() == reflect.Struct && strings.HasPrefix(v.Type().PkgPath(), "heddle/"):
+		for i := range v.NumField() {
+			if !v.Type().Field(i).IsExported() {
+				continue
+			}
+			out = append(out, zeroFields(v.Field(i), path+"."+v.Type().Field(i).Name)...)
+		}
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			out = append(out, zeroFields(v.Index(i), path)...)
+		}
+	}
+	return out
+}
+
+func TestRoundTrip(t *testing.T) {
+	delta, want := fullDelta()
+	derived := map[string]bool{
+		".Nodes.Status.Alive": true, ".Nodes.Status.Expired": true,
+		".Policy.Doc": true, ".Policy.Compiled": true, ".Policy.Err": true,
+		".Settings.DNS.BaseDomain": true,
+	}
+	for _, path := range zeroFields(reflect.ValueOf(want), "") {
+		if !derived[path] {
+			t.Errorf("the test does not set %s", path)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "heddle.db")
+	s := openAt(t, path)
+	commit(t, s, delta)
+	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
+		t.Errorf("loaded (-want +got):\n%s", diff)
+	}
+
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, path)
+	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
+		t.Errorf("loaded after a restart (-want +got):\n%s", diff)
+	}
+	audit, next, err := s.Audit(t.Context(), tailnet.Default, 0, 0)
+	if err != nil || next != 0 {
+		t.Errorf("audit: next %d, error %v", next, err)
+	}
+	if diff := cmp.Diff([]tailnet.AuditEntry{testAudit(2), testAudit(1)}, audit); diff != "" {
+		t.Errorf("audit (-want +got):\n%s", diff)
+	}
+}
+
+// A thing with nothing but its identity comes back with nil, not with empty lists.
+func TestRoundTripBare(t *testing.T) {
+	s := openNew(t)
+	full := testNode(5)
+	n := &tailnet.Node{ID: 5, Machine: full.Machine, Key: full.Key, Report: &tailnet.Report{Hostinfo: &tailcfg.Hostinfo{}}}
+	stone := &tailnet.Tombstone{Key: full.Key}
+	d := nodes(0, n)
+	d.Users.Put = map[tailnet.UserID]*tailnet.User{1: {ID: 1}}
+	d.AuthKeys.Put = map[tailnet.AuthKeyID]*tailnet.AuthKey{1: {ID: 1}}
+	d.APIKeys.Put = map[tailnet.APIKeyID]*tailnet.APIKey{1: {ID: 1}}
+	d.Tombstones.Put = map[string]*tailnet.Tombstone{stone.Key.String(): stone}
+	d.Settings, d.Policy = &tailnet.Settings{}, &tailnet.Policy{}
+	d.Audit = []tailnet.AuditEntry{{}}
+	commit(t, s, d)
+	want := tailnet.Image{
+		Seq: 1, LastID: tailnet.LastIDs{Node: 5}, Nodes: []*tailnet.Node{n}, Users: []*tailnet.User{{ID: 1}},
+		AuthKeys: []*tailnet.AuthKey{{ID: 1}}, APIKeys: []*tailnet.APIKey{{ID: 1}},
+		Tombstones: []*tailnet.Tombstone{stone}, Settings: &tailnet.Settings{}, Policy: &tailnet.Policy{},
+	}
+	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
+		t.Errorf("loaded (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(tailnet.Image{}, load(t, s, "other"), equal); diff != "" {
+		t.Errorf("a tailnet that was never committed to (-want +got):\n%s", diff)
+	}
+}
+
+func TestCommitConflict(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		stored, base tailnet.Seq
+		want         error
+	}{
+		{"first", 0, 0, nil},
+		{"next", 2, 2, nil},
+		{"from the future of nothing", 0, 3, tailnet.ErrConflict},
+		{"behind", 2, 1, tailnet.ErrConflict},
+		{"from nothing", 2, 0, tailnet.ErrConflict},
+		{"ahead", 2, 3, tailnet.ErrConflict},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := openNew(t)
+			for i := range tt.stored {
+				commit(t, s, nodes(i, testNode(1)))
+			}
+			before := load(t, s, tailnet.Default)
+			d := nodes(tt.base, testNode(2))
+			d.Audit = []tailnet.AuditEntry{testAudit(1)}
+			if err := s.Commit(t.Context(), d); !errors.Is(err, tt.want) {
+				t.Fatalf("error %v, want %v", err, tt.want)
+			}
+			after := load(t, s, tailnet.Default)
+			audit, _, err := s.Audit(t.Context(), tailnet.Default, 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.want == nil {
+				if after.Seq != tt.base+1 || len(audit) != 1 {
+					t.Errorf("sequence number %d, %d audit entries after a commit on %d", after.Seq, len(audit), tt.base)
+				}
+				return
+			}
+			if diff := cmp.Diff(before, after, equal); diff != "" || len(audit) != 0 {
+				t.Errorf("a refused commit left %d audit entries and (-before +after):\n%s", len(audit), diff)
+			}
+		})
+	}
+}
+
+// What the model promises to be unique is refused as a whole commit, and the
+// next one works.
+func TestUniqueAndAtomic(t *testing.T) {
+	for name, spoil := range map[string]func(d *tailnet.Delta){
+		"node key": func(d *tailnet.Delta) { d.Nodes.Put[3].Key = testNode(1).Key },
+		"ipv4":     func(d *tailnet.Delta) { d.Nodes.Put[3].Addrs.V4 = testNode(1).Addrs.V4 },
+		"ipv6":     func(d *tailnet.Delta) { d.Nodes.Put[3].Addrs.V6 = testNode(1).Addrs.V6 },
+		"name":     func(d *tailnet.Delta) { d.Nodes.Put[3].Name = testNode(1).Name },
+		"user name": func(d *tailnet.Delta) {
+			u := testUser(8)
+			u.Name = testUser(7).Name
+			d.Users.Put = map[tailnet.UserID]*tailnet.User{8: u}
+		},
+		"auth key": func(d *tailnet.Delta) {
+			k := testAuthKey(10)
+			k.Public = testAuthKey(9).Public
+			d.AuthKeys.Put = map[tailnet.AuthKeyID]*tailnet.AuthKey{10: k}
+		},
+		"API key": func(d *tailnet.Delta) {
+			k := testAPIKey(10)
+			k.Public = testAPIKey(3).Public
+			d.APIKeys.Put = map[tailnet.APIKeyID]*tailnet.APIKey{10: k}
+		},
+		"not unique but unstorable": func(d *tailnet.Delta) { d.Nodes.Put[3].Expiry = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"unstorable audit entry":    func(d *tailnet.Delta) { d.Audit[0].At = time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openNew(t)
+			first, want := fullDelta()
+			commit(t, s, first)
+			bad := nodes(1, testNode(3))
+			bad.Users.Drop = map[tailnet.UserID]bool{99: true}
+			bad.Tombstones.Drop = map[string]bool{want.Tombstones[0].Key.String(): true}
+			bad.Settings = &tailnet.Settings{}
+			bad.Audit = []tailnet.AuditEntry{testAudit(3)}
+			spoil(bad)
+			err := s.Commit(t.Context(), bad)
+			if tailnet.CodeOf(err) != tailnet.Internal || err == nil || errors.Is(err, tailnet.ErrConflict) {
+				t.Errorf("error %v", err)
+			}
+			if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
+				t.Errorf("after a failed commit (-want +got):\n%s", diff)
+			}
+			commit(t, s, nodes(1, testNode(4)))
+			// Another tailnet has names of its own.
+			other, _ := fullDelta()
+			other.Tailnet = "other"
+			commit(t, s, other)
+		})
+	}
+}
+
+// Merged deltas may hold two nodes that swapped what must be unique, or a
+// node that took over the name of a dropped one.
+func TestSwap(t *testing.T) {
+	s := openNew(t)
+	commit(t, s, nodes(0, testNode(1), testNode(2), testNode(3)))
+	a, b, c := testNode(1), testNode(2), testNode(4)
+	a.Name, b.Name = b.Name, a.Name
+	a.Addrs, b.Addrs = b.Addrs, a.Addrs
+	a.Key, b.Key = b.Key, a.Key
+	c.Name = "node-3"
+	d := nodes(1, a, b, c)
+	d.Nodes.Drop = map[tailnet.NodeID]bool{3: true}
+	commit(t, s, d)
+	if diff := cmp.Diff([]*tailnet.Node{a, b, c}, load(t, s, tailnet.Default).Nodes, equal); diff != "" {
+		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+}
+
+func TestPutAndDrop(t *testing.T) {
+	s := openNew(t)
+	first, want := fullDelta()
+	commit(t, s, first)
+	first.Tailnet = "other"
+	commit(t, s, first)
+
+	d := &tailnet.Delta{Tailnet: tailnet.Default, Base: 1, LastID: tailnet.LastIDs{Node: 20, User: 21, AuthKey: 22, APIKey: 23}}
+	d.Nodes.Drop = map[tailnet.NodeID]bool{1: true, 1000: true}
+	d.Users.Drop = map[tailnet.UserID]bool{7: true}
+	d.AuthKeys.Drop = map[tailnet.AuthKeyID]bool{9: true}
+	d.APIKeys.Drop = map[tailnet.APIKeyID]bool{3: true}
+	d.Tombstones.Drop = map[string]bool{want.Tombstones[0].Key.String(): true}
+	commit(t, s, d)
+	empty := tailnet.Image{Seq: 2, LastID: d.LastID, Settings: want.Settings, Policy: want.Policy}
+	if diff := cmp.Diff(empty, load(t, s, tailnet.Default), equal); diff != "" {
+		t.Errorf("after the drops (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want, load(t, s, "other"), equal); diff != "" {
+		t.Errorf("the other tailnet (-want +got):\n%s", diff)
+	}
+
+	first.Tailnet, first.Base = tailnet.Default, 2
+	first.Policy = &tailnet.Policy{Source: "{}", ETag: "e2", Updated: moment.Add(-time.Hour), By: "x"}
+	commit(t, s, first)
+	want.Seq, want.Policy = 3, first.Policy
+	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
+		t.Errorf("put again (-want +got):\n%s", diff)
+	}
+}
+
+// More rows than fit into one statement.
+func TestManyRows(t *testing.T) {
+	const many = 1203
+	s := openNew(t)
+	var all []*tailnet.Node
+	for id := 1; id <= many; id++ {
+		all = append(all, testNode(id))
+	}
+	d := nodes(0, all...)
+	for i := range many {
+		d.Audit = append(d.Audit, testAudit(i))
+	}
+	commit(t, s, d)
+	if diff := cmp.Diff(all, load(t, s, tailnet.Default).Nodes, equal); diff != "" {
+		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+	d = nodes(1)
+	d.Nodes.Drop = map[tailnet.NodeID]bool{}
+	for _, n := range all {
+		d.Nodes.Drop[n.ID] = true
+	}
+	commit(t, s, d)
+	if left := load(t, s, tailnet.Default).Nodes; len(left) != 0 {
+		t.Errorf("%d nodes left", len(left))
+	}
+}
+
+func TestCommitLeavesDeltaAlone(t *testing.T) {
+	s := openNew(t)
+	d, _ := fullDelta()
+	same, _ := fullDelta()
+	commit(t, s, d)
+	if diff := cmp.Diff(same, d, equal); diff != "" {
+		t.Errorf("commit changed the delta:\n%s", diff)
+	}
+}
+
+func TestEndedContext(t *testing.T) {
+	s := openNew(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Commit(ctx, nodes(0, testNode(1))); !errors.Is(err, context.Canceled) {
+		t.Errorf("commit: %v", err)
+	}
+	if _, err := s.Load(ctx, tailnet.Default); !errors.Is(err, context.Canceled) {
+		t.Errorf("load: %v", err)
+	}
+	if err := s.Ping(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("ping: %v", err)
+	}
+	if _, _, err := s.Audit(ctx, tailnet.Default, 0, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("audit: %v", err)
+	}
+	if got := load(t, s, tailnet.Default).Seq; got != 0 {
+		t.Errorf("sequence number %d", got)
+	}
+}
+
+func TestAuditPages(t *testing.T) {
+	const total = 2*1000 + 5
+	s := openNew(t)
+	for base, from := tailnet.Seq(0), 0; from < total; base, from = base+1, from+401 {
+		d := nodes(base)
+		for i := from; i < min(from+401, total); i++ {
+			d.Audit = append(d.Audit, testAudit(i))
+		}
+		commit(t, s, d)
+	}
+	for _, tt := range []struct{ limit, pages int }{{0, 3}, {-1, 3}, {5000, 3}, {401, 5}, {5, 401}, {2005, 3}} {
+		var got []tailnet.AuditEntry
+		pages := 0
+		for before := int64(0); pages == 0 || before != 0; pages++ {
+			page, next, err := s.Audit(t.Context(), tailnet.Default, tt.limit, before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, before = append(got, page...), next
+		}
+		slices.Reverse(got)
+		inOrder := slices.IsSortedFunc(got, func(a, b tailnet.AuditEntry) int { return a.At.Compare(b.At) })
+		if pages != tt.pages || len(got) != total || !inOrder {
+			t.Errorf("limit %d: %d entries on %d pages, in order: %t; want %d on %d", tt.limit, len(got), pages, inOrder, total, tt.pages)
+		}
+	}
+	if page, next, err := s.Audit(t.Context(), "other", 0, 0); err != nil || len(page) != 0 || next != 0 {
+		t.Errorf("another tailnet: %d entries, next %d, %v", len(page), next, err)
+	}
+}
+
+func TestPolicyHistory(t *testing.T) {
+	s := openNew(t)
+	var want []*tailnet.Policy
+	for i := range 60 {
+		d := nodes(tailnet.Seq(i))
+		if i%2 == 0 {
+			d.Policy = &tailnet.Policy{Source: fmt.Sprintf("{} // %d", i), ETag: fmt.Sprint(i), Updated: moment, By: "z"}
+			want = append(want, d.Policy)
+		}
+		commit(t, s, d)
+	}
+	slices.Reverse(want)
+	if diff := cmp.Diff(want[0], load(t, s, tailnet.Default).Policy, equal); diff != "" {
+		t.Errorf("newest (-want +got):\n%s", diff)
+	}
+	first, next, err := s.Policies(t.Context(), tailnet.Default, 20, 0)
+	if err != nil || next == 0 {
+		t.Fatalf("next %d, %v", next, err)
+	}
+	second, next, err := s.Policies(t.Context(), tailnet.Default, 20, next)
+	if err != nil || next != 0 {
+		t.Fatalf("next %d, %v", next, err)
+	}
+	if diff := cmp.Diff(want, append(first, second...), equal); diff != "" {
+		t.Errorf("history (-want +got):\n%s", diff)
+	}
+}
+
+// Readers see whole commits while the writer goes on.
+func TestReadWhileCommitting(t *testing.T) {
+	const commits = 60
+	s := openNew(t)
+	done := make(chan error)
+	stop := make(chan struct{})
+	for range 3 {
+		go func() {
+			for {
+				img, err := s.Load(context.Background(), tailnet.Default)
+				if err == nil && len(img.Nodes) != int(img.Seq) {
+					err = fmt.Errorf("%d nodes at commit %d", len(img.Nodes), img.Seq)
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+				select {
+				case <-stop:
+					done <- nil
+					return
+				default:
+				}
+			}
+		}()
+	}
+	for i := range commits {
+		commit(t, s, nodes(tailnet.Seq(i), testNode(i+1)))
+	}
+	close(stop)
+	for range 3 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func manyNodes(count int) *tailnet.Delta {
+	d := nodes(0)
+	for id := 1; id <= count; id++ {
+		d.Nodes.Put[tailnet.NodeID(id)] = testNode(id)
+	}
+	return d
+}
+
+// BenchmarkCommit writes 1 to 10,000 nodes of a tailnet of 10,000 per commit.
+func BenchmarkCommit(b *testing.B) {
+	for _, count := range []int{1, 1000, 10000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			s := openNew(b)
+			all := manyNodes(10000)
+			commit(b, s, all)
+			d := nodes(1)
+			for id := range maps.Keys(all.Nodes.Put) {
+				if int(id) <= count {
+					d.Nodes.Put[id] = all.Nodes.Put[id]
+				}
+			}
+			for b.Loop() {
+				commit(b, s, d)
+				d.Base++
+			}
+		})
+	}
+}
+
+func BenchmarkLoad(b *testing.B) {
+	s := openNew(b)
+	commit(b, s, manyNodes(10000))
+	for b.Loop() {
+		load(b, s, tailnet.Default)
+	}
+}
