@@ -84,14 +84,10 @@ func (a *allocator) taken(addrs Addrs) {
 
 // next returns a free address of each family: neither a node nor a tombstone has it.
 func (a *allocator) next(s *Snapshot) (Addrs, error) {
-	resting := map[netip.Addr]bool{}
-	for it := s.tombstones.Iterator(); !it.Done(); {
-		_, t, _ := it.Next()
-		for _, p := range t.Addrs.Prefixes() {
-			resting[p.Addr()] = true
-		}
+	free := func(ip netip.Addr) bool {
+		_, resting := s.index.resting.Get(ip)
+		return !resting && s.NodeByIP(ip) == nil
 	}
-	free := func(ip netip.Addr) bool { return s.NodeByIP(ip) == nil && !resting[ip] }
 	v4, ok4 := a.v4.next(free, a.random)
 	v6, ok6 := a.v6.next(free, a.random)
 	if !ok4 || !ok6 {

@@ -33,14 +33,14 @@ func (s *State) fromImage(img Image) *Snapshot {
 		snap.users.m = snap.users.m.Set(u.ID, u)
 	}
 	for _, k := range img.AuthKeys {
-		snap.authKeys.m = snap.authKeys.m.Set(k.ID, k)
+		snap.setAuthKey(k)
 	}
 	for _, k := range img.APIKeys {
-		snap.apiKeys.m = snap.apiKeys.m.Set(k.ID, k)
+		snap.setAPIKey(k)
 	}
 	now := s.opts.Now()
 	for _, t := range img.Tombstones {
-		snap.tombstones = snap.tombstones.Set(t.Key, t)
+		snap.setTombstone(t)
 		s.timers.setIfUnset(timer{kind: tombstoneTimer}, now)
 	}
 	for _, n := range img.Nodes {

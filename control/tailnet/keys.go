@@ -3,7 +3,6 @@ package tailnet
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"iter"
 	"strings"
 	"time"
 
@@ -33,27 +32,29 @@ func newSecret(prefix string) (secret, public string, hash [32]byte) {
 	return secret, public, sha256.Sum256([]byte(secret))
 }
 
-// findSecret finds the key that a secret belongs to: by its public part, then
-// by comparing hashes in constant time.
-func findSecret[K any](secret, prefix string, keys iter.Seq[K], parts func(K) (public string, hash [32]byte)) (k K, ok bool) {
-	rest, found := strings.CutPrefix(secret, prefix)
+// publicPart returns the part of a secret that names its key, or "" if the secret has
+// not the form.
+func publicPart(secret, prefix string) string {
+	rest, ok := strings.CutPrefix(secret, prefix)
 	public, _, whole := strings.Cut(rest, "-")
-	if !found || !whole || len(secret) > maxText {
-		return k, false
+	if !ok || !whole || len(secret) > maxText {
+		return ""
 	}
+	return public
+}
+
+// matches compares in constant time.
+func matches(secret string, hash [32]byte) bool {
 	sum := sha256.Sum256([]byte(secret))
-	for c := range keys {
-		if p, hash := parts(c); p == public && subtle.ConstantTimeCompare(hash[:], sum[:]) == 1 {
-			return c, true
-		}
-	}
-	return k, false
+	return subtle.ConstantTimeCompare(hash[:], sum[:]) == 1
 }
 
 // FindAuthKey returns the auth key with that secret, usable or not.
 func (s *Snapshot) FindAuthKey(secret string) (*AuthKey, error) {
-	k, ok := findSecret(strings.TrimSpace(secret), authPrefix, s.AuthKeys(), func(k *AuthKey) (string, [32]byte) { return k.Public, k.Hash })
-	if !ok {
+	secret = strings.TrimSpace(secret)
+	id, _ := s.index.authKey.Get(publicPart(secret, authPrefix))
+	k := s.AuthKey(id)
+	if k == nil || !matches(secret, k.Hash) {
 		return nil, Errorf(Denied, "this auth key is not valid here; check it, or make a new one with `heddle preauthkeys create`")
 	}
 	return k, nil
@@ -61,9 +62,11 @@ func (s *Snapshot) FindAuthKey(secret string) (*AuthKey, error) {
 
 // FindAPIKey returns the API key with that secret if it is good at now.
 func (s *Snapshot) FindAPIKey(secret string, now time.Time) (*APIKey, error) {
-	k, ok := findSecret(strings.TrimSpace(secret), apiPrefix, s.APIKeys(), func(k *APIKey) (string, [32]byte) { return k.Public, k.Hash })
+	secret = strings.TrimSpace(secret)
+	id, _ := s.index.apiKey.Get(publicPart(secret, apiPrefix))
+	k := s.APIKey(id)
 	switch {
-	case !ok:
+	case k == nil || !matches(secret, k.Hash):
 		return nil, Errorf(Denied, "this API key is not valid here; make one with `heddle apikeys create` on the server")
 	case !k.Revoked.IsZero():
 		return nil, Errorf(Denied, "API key %s was revoked", k.Public)
@@ -164,6 +167,7 @@ func (tx *Tx) authKey(id AuthKeyID, what string) (*AuthKey, error) {
 
 func (tx *Tx) dropAuthKey(k *AuthKey) {
 	tx.snap.authKeys.m = tx.snap.authKeys.m.Delete(k.ID)
+	tx.snap.index.authKey = tx.snap.index.authKey.Delete(k.Public)
 	tx.delta.AuthKeys.drop(k.ID)
 	tx.audit("authkey.delete", k.label())
 }
@@ -218,6 +222,7 @@ func (tx *Tx) DeleteAPIKey(id APIKeyID) error {
 		return err
 	}
 	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Delete(id)
+	tx.snap.index.apiKey = tx.snap.index.apiKey.Delete(k.Public)
 	tx.delta.APIKeys.drop(id)
 	tx.audit("apikey.delete", k.label())
 	return nil

@@ -182,7 +182,7 @@ func (tx *Tx) clearTombstones() {
 		end := t.Buried.Add(TombstoneLife)
 		switch {
 		case !tx.now.Before(end):
-			tx.snap.tombstones = tx.snap.tombstones.Delete(k)
+			tx.snap.dropTombstone(t)
 			tx.delta.Tombstones.drop(k.String())
 			tx.hard, tx.changed = true, true
 		case next.IsZero() || end.Before(next):

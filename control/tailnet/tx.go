@@ -178,6 +178,9 @@ func newIndexes() indexes {
 		machine: immutable.NewMap[key.MachinePublic, []NodeID](hasher[key.MachinePublic]{}),
 		ip:      immutable.NewMap[netip.Addr, NodeID](hasher[netip.Addr]{}),
 		name:    immutable.NewMap[string, NodeID](hasher[string]{}),
+		resting: immutable.NewMap[netip.Addr, bool](hasher[netip.Addr]{}),
+		authKey: immutable.NewMap[string, AuthKeyID](hasher[string]{}),
+		apiKey:  immutable.NewMap[string, APIKeyID](hasher[string]{}),
 	}
 }
 
@@ -190,14 +193,14 @@ func (tx *Tx) putUser(u *User) {
 
 // putAuthKey stores an auth key.
 func (tx *Tx) putAuthKey(k *AuthKey) {
-	tx.snap.authKeys.m = tx.snap.authKeys.m.Set(k.ID, k)
+	tx.snap.setAuthKey(k)
 	tx.delta.AuthKeys.put(k.ID, k)
 	tx.hard, tx.changed = true, true
 }
 
 // putAPIKey stores an API key; only its last use may be lost.
 func (tx *Tx) putAPIKey(k *APIKey, hard bool) {
-	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Set(k.ID, k)
+	tx.snap.setAPIKey(k)
 	tx.delta.APIKeys.put(k.ID, k)
 	tx.hard, tx.changed = tx.hard || hard, true
 }
@@ -209,12 +212,38 @@ func (tx *Tx) bury(n *Node, addrs Addrs) {
 		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name,
 		Addrs: addrs, Owner: n.Owner, Buried: tx.now,
 	}
-	tx.snap.tombstones = tx.snap.tombstones.Set(t.Key, t)
+	tx.snap.setTombstone(t)
 	tx.delta.Tombstones.put(t.Key.String(), t)
 	tx.hard, tx.changed = true, true
 	tx.effects = append(tx.effects, func() {
 		tx.state.timers.setIfUnset(timer{kind: tombstoneTimer}, t.Buried.Add(TombstoneLife))
 	})
+}
+
+// The setters below put a thing into a snapshot that nobody else sees yet.
+
+func (s *Snapshot) setAuthKey(k *AuthKey) {
+	s.authKeys.m = s.authKeys.m.Set(k.ID, k)
+	s.index.authKey = s.index.authKey.Set(k.Public, k.ID)
+}
+
+func (s *Snapshot) setAPIKey(k *APIKey) {
+	s.apiKeys.m = s.apiKeys.m.Set(k.ID, k)
+	s.index.apiKey = s.index.apiKey.Set(k.Public, k.ID)
+}
+
+func (s *Snapshot) setTombstone(t *Tombstone) {
+	s.tombstones = s.tombstones.Set(t.Key, t)
+	for _, p := range t.Addrs.Prefixes() {
+		s.index.resting = s.index.resting.Set(p.Addr(), true)
+	}
+}
+
+func (s *Snapshot) dropTombstone(t *Tombstone) {
+	s.tombstones = s.tombstones.Delete(t.Key)
+	for _, p := range t.Addrs.Prefixes() {
+		s.index.resting = s.index.resting.Delete(p.Addr())
+	}
 }
 
 // A batch is a run of updates that share one commit and one snapshot.
