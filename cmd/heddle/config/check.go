@@ -266,8 +266,8 @@ func (c checker) checkDNS() {
 	if slices.Contains(c.DNS.SearchDomains, base) {
 		c.failf("dns.search_domains", "%s is dns.base_domain, which is searched anyway: remove it", base)
 	}
-	for i, r := range c.DNS.ExtraRecords {
-		if at := fmt.Sprintf("dns.extra_records[%d]", i); r.Value.IsValid() && (r.Type == "A") != r.Value.Is4() && !c.broken(at) {
+	for _, r := range c.DNS.ExtraRecords {
+		if r.Type != "" && r.Value.IsValid() && (r.Type == "A") != r.Value.Is4() {
 			c.failf("dns.extra_records", "%s: %s does not belong into a record of type %s: A is for IPv4, AAAA for IPv6", r.Name, r.Value, r.Type)
 		}
 	}

@@ -100,8 +100,7 @@ func TestMistakesInTheFile(t *testing.T) {
 			"f.yaml:5: dns.extra_records[2]: must be written like {name: …, type: …, value: …}",
 			`f.yaml:6: dns.extra_records[3].name: "*.d" has a wildcard, which clients do not know: name the hosts one by one`,
 			"f.yaml:6: dns.extra_records[3].value: is empty: write a value or remove it"}},
-		{"everything at once, by line", "lisen_addr: x\nlog:\n  level: x\n  x: y\ndata_dir: [", []string{
-			"f.yaml:5: not YAML: did not find expected node content"}},
+		{"record of an unknown type", "dns: {extra_records: [{name: a, type: MX, value: 10.0.0.1}]}", []string{`f.yaml:1: dns.extra_records[0].type: "MX" is none of A, AAAA`}},
 		{"all at once, by line", "log:\n  level: x\n  lever: y\ndata_dir: ''\nlisten_addr: x", []string{
 			`f.yaml:2: log.level: "x" is none of debug, info, warn, error`,
 			"f.yaml:3: log.lever: unknown key, did you mean log.level?",
