@@ -33,7 +33,7 @@ func (l *Lab) Host(name string) *Host {
 	h := &Host{
 		Name:      name,
 		lab:       l,
-		namespace: namespace(l.run, name),
+		namespace: namespacePrefix + name,
 		dir:       filepath.Join(l.dir, name),
 	}
 	if err := h.writeEtc(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,7 +20,6 @@ import (
 type Lab struct {
 	t   testing.TB
 	dir string // working directory, kept if the test fails
-	run string // a number that makes the namespaces' names unique
 
 	fabric *Host // carries the bridges of all switches
 	hosts  []*Host
@@ -36,15 +36,16 @@ func New(t testing.TB) *Lab {
 		}
 		t.Skipf("SKIPPED: the network lab cannot run: %v", missing)
 	}
-	run, release, err := claimRun()
+	release, err := lock(t)
 	if err != nil {
 		t.Fatalf("lab: %v", err)
 	}
 	dir, err := os.MkdirTemp("", "heddle-lab-")
 	if err != nil {
+		release()
 		t.Fatalf("lab: %v", err)
 	}
-	l := &Lab{t: t, dir: dir, run: run}
+	l := &Lab{t: t, dir: dir}
 	t.Cleanup(func() { l.close(release) })
 	if l.ca, err = newAuthority(filepath.Join(dir, "ca.pem")); err != nil {
 		t.Fatalf("lab: %v", err)
@@ -86,7 +87,7 @@ func (l *Lab) close(release func()) {
 			p.Kill()
 		}
 	}
-	if err := removeRun(l.run); err != nil {
+	if err := sweep(); err != nil {
 		l.t.Errorf("lab: clean up: %v", err)
 	}
 	release()
@@ -129,67 +130,32 @@ func Tail(file string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// runsDir holds one file for each run, locked as long as its process lives: a file that can be
-// locked belongs to a run that was killed, whose namespaces are then removed.
-const runsDir = "/run/heddle-lab"
+// lockFile is held by the one lab that exists on a machine at a time. Labs share the names of their
+// namespaces, and deadlines of a few seconds do not go with two of them on few cores.
+const lockFile = "/run/heddle-lab.lock"
 
-// claimRun removes what dead runs left and claims a new run name until release is called.
-func claimRun() (run string, release func(), err error) {
-	if err := os.MkdirAll(runsDir, 0o755); err != nil {
-		return "", nil, err
-	}
-	door, err := os.Open(runsDir)
+// lock waits for the lab that exists and removes what a killed one left.
+func lock(t testing.TB) (release func(), err error) {
+	f, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	defer door.Close()
-	// One at a time, or a new file could be swept before its owner has locked it.
-	if err := unix.Flock(int(door.Fd()), unix.LOCK_EX); err != nil {
-		return "", nil, err
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		t.Log("waiting for another lab on this machine to end")
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	if err := sweep(); err != nil {
-		return "", nil, err
-	}
-	f, err := os.CreateTemp(runsDir, "*")
-	if err != nil {
-		return "", nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return "", nil, err
+		return nil, fmt.Errorf("remove what an earlier lab left: %w", err)
 	}
-	release = func() {
-		os.Remove(f.Name())
-		f.Close()
-	}
-	return filepath.Base(f.Name()), release, nil
+	return func() { f.Close() }, nil
 }
 
-// sweep removes the namespaces and processes of runs that are no longer alive.
+// sweep ends every process in the namespaces of labs and removes them.
 func sweep() error {
-	entries, err := os.ReadDir(runsDir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		name := filepath.Join(runsDir, e.Name())
-		f, err := os.Open(name)
-		if err != nil {
-			continue // its owner has just removed it
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err = errors.Join(removeRun(e.Name()), os.Remove(name))
-		}
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("remove the dead run %s: %w", e.Name(), err)
-		}
-	}
-	return nil
-}
-
-// removeRun ends every process in the run's namespaces and removes them.
-func removeRun(run string) error {
 	namespaces, err := os.ReadDir("/run/netns")
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -199,7 +165,7 @@ func removeRun(run string) error {
 	}
 	var errs []error
 	for _, ns := range namespaces {
-		if !strings.HasPrefix(ns.Name(), namespace(run, "")) {
+		if !strings.HasPrefix(ns.Name(), namespacePrefix) {
 			continue
 		}
 		out, err := exec.Command("ip", "netns", "pids", ns.Name()).Output()
@@ -207,8 +173,7 @@ func removeRun(run string) error {
 			errs = append(errs, fmt.Errorf("list the processes of %s: %w", ns.Name(), err))
 		}
 		for _, field := range strings.Fields(string(out)) {
-			var pid int
-			if _, err := fmt.Sscan(field, &pid); err == nil && pid != os.Getpid() {
+			if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() {
 				unix.Kill(pid, unix.SIGKILL)
 			}
 		}
@@ -219,5 +184,5 @@ func removeRun(run string) error {
 	return errors.Join(errs...)
 }
 
-// namespace names the network namespace of a host.
-func namespace(run, host string) string { return "hl-" + run + "-" + host }
+// namespacePrefix begins the names of all labs' network namespaces.
+const namespacePrefix = "heddle-lab-"
