@@ -65,3 +65,11 @@ func (e Errors) Unwrap() []error {
 	}
 	return out
 }
+
+// orNil avoids an error value that holds an empty list.
+func (e Errors) orNil() error {
+	if len(e) == 0 {
+		return nil
+	}
+	return e
+}

@@ -1,24 +1,292 @@
 package policy
 
 import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+
 	"github.com/tailscale/hujson"
+	"go4.org/netipx"
+	"tailscale.com/tailcfg"
 )
 
-// Parse reads a policy. The error is an Errors with all problems found.
+var topLevel = newSchema("policy",
+	"groups", "hosts", "ipsets", "tagOwners", "postures", "defaultSrcPosture", "acls", "grants", "ssh", "autoApprovers", "nodeAttrs",
+	"tests", "sshTests", "derpMap", "randomizeClientPort", "disableIPv4", "OneCGNATRoute")
+
+// Parse reads a policy. The error is an Errors with all problems found, in the
+// order of the text. What cannot be judged without the tailnet (domains, groups
+// of the identity provider) is left to Compiled.Check.
 func Parse(src []byte) (*Doc, error) {
-	v, err := hujson.Parse(src)
+	p := &parser{reader: &reader{src: src}, d: newDoc()}
+	root, err := p.parse()
 	if err != nil {
-		return nil, Errors{{Msg: err.Error()}}
+		return nil, err
 	}
-	if o, ok := v.Value.(*hujson.Object); !ok || len(o.Members) > 0 {
-		return nil, Errors{{Line: 1, Column: 1, Msg: "only the empty policy {} is understood"}}
+	if isNull(root) {
+		p.fail(root.StartOffset, "policy must be an object")
 	}
-	return AllowAll(), nil
+	sections := map[string]*hujson.Value{}
+	p.fields(root, topLevel, func(name string, v *hujson.Value) { sections[name] = v })
+	read := func(name string, fn func(v *hujson.Value)) {
+		if v := sections[name]; v != nil {
+			fn(v)
+		}
+	}
+	// Names first: what follows looks them up.
+	read("tagOwners", p.tagNames)
+	read("groups", p.groups)
+	read("hosts", p.hosts)
+	read("ipsets", p.ipsets)
+	read("postures", p.postures)
+	read("defaultSrcPosture", func(v *hujson.Value) { p.defaultCheck = p.check("defaultSrcPosture", v) })
+	read("tagOwners", p.tagOwners)
+	read("acls", p.acls)
+	read("grants", p.grants)
+	read("ssh", p.sshRules)
+	read("autoApprovers", p.autoApprovers)
+	read("nodeAttrs", p.nodeAttrs)
+	read("tests", p.accessTests)
+	read("sshTests", p.sshTests)
+	read("derpMap", p.derpMap)
+	read("randomizeClientPort", func(v *hujson.Value) { p.d.randomizeClientPort = p.boolean(v, "randomizeClientPort") })
+	read("disableIPv4", func(v *hujson.Value) { p.d.disableIPv4 = p.boolean(v, "disableIPv4") })
+	read("OneCGNATRoute", p.oneCGNAT)
+	if sections["acls"] == nil && sections["grants"] == nil {
+		p.d.allowAll()
+	}
+	if err := p.result(); err != nil {
+		return nil, err
+	}
+	p.d.index()
+	return p.d, nil
 }
 
-// TagDefined reports whether the policy defines owners for the tag.
-func (d *Doc) TagDefined(tag string) bool { return false }
+// tagNames reads only which tags there are: owners may be tags.
+func (p *parser) tagNames(v *hujson.Value) {
+	p.members(v, "tagOwners", func(key text, _ *hujson.Value) {
+		if msg := badTag(key.s); msg != "" {
+			p.fail(key.off, "tagOwners[%q]: %s", key.s, msg)
+		}
+		p.d.tagOwners[key.s] = nil
+	})
+}
 
-// MayTag reports whether an owner may apply a tag: the user u (nil for a
-// tagged node), or a node that holds tags. Owners of owning tags count.
-func (d *Doc) MayTag(u *User, tags []string, tag string) bool { return false }
+func badTag(s string) string {
+	name, ok := strings.CutPrefix(s, "tag:")
+	switch {
+	case !ok:
+		return "tags start with 'tag:'"
+	case name == "" || !isLetter(name[0]):
+		return "tag names must start with a letter, after 'tag:'"
+	case strings.ContainsFunc(name, func(r rune) bool { return r > 127 || !isLetter(byte(r)) && !(r >= '0' && r <= '9') && r != '-' }):
+		return "tag names have letters, digits and '-' only"
+	}
+	return ""
+}
+
+func isLetter(b byte) bool { return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' }
+
+func (p *parser) tagOwners(v *hujson.Value) {
+	if p.memberProblems(v) {
+		return
+	}
+	p.members(v, "tagOwners", func(key text, v *hujson.Value) {
+		list := p.strs(v, "tagOwners["+key.s+"]")
+		for _, o := range list {
+			t, err := p.selector(o, owners)
+			if err != nil {
+				p.fail(o.off, "tagOwners[%q]: %v", key.s, err)
+				continue
+			}
+			p.d.tagOwners[key.s] = append(p.d.tagOwners[key.s], t.name)
+		}
+	})
+}
+
+// memberProblems reports whether reading the members of v a second time would
+// repeat problems that were noted the first time.
+func (p *parser) memberProblems(v *hujson.Value) bool {
+	before := len(p.errs)
+	p.members(v, "", func(text, *hujson.Value) {})
+	bad := len(p.errs) > before
+	p.errs = p.errs[:before]
+	return bad
+}
+
+func (p *parser) groups(v *hujson.Value) {
+	p.members(v, "groups", func(key text, v *hujson.Value) {
+		if !strings.HasPrefix(key.s, "group:") || len(key.s) == len("group:") {
+			p.fail(key.off, "groups[%q]: group names start with 'group:'", key.s)
+			return
+		}
+		members := []string{} // not nil: an empty group is a group
+		for _, m := range p.strs(v, "groups["+key.s+"]") {
+			login := strings.TrimSpace(m.s)
+			switch t, err := p.d.lookup(login); {
+			case strings.HasPrefix(login, "group:"):
+				p.fail(m.off, "groups[%q]: %q: groups in groups are not allowed", key.s, login)
+			case err != nil || t.kind != kUser:
+				p.fail(m.off, "groups[%q]: %q is not a user (user@example.com)", key.s, login)
+			case !slices.Contains(p.d.groupsOf[login], key.s):
+				members = append(members, login)
+				p.d.groupsOf[login] = append(p.d.groupsOf[login], key.s)
+			}
+		}
+		p.d.groups[key.s] = members
+	})
+}
+
+func (p *parser) hosts(v *hujson.Value) {
+	p.members(v, "hosts", func(key text, v *hujson.Value) {
+		t, ok := p.str(v, "hosts["+key.s+"]")
+		if !ok {
+			return
+		}
+		if key.s == "" || key.s == "*" || strings.ContainsAny(key.s, "@:/ \t\r\n") {
+			p.fail(key.off, "hosts[%q]: a host name is a plain word", key.s)
+			return
+		}
+		if _, err := parsePrefixes(key.s); err == nil {
+			p.fail(key.off, "hosts[%q]: an address cannot be the name of a host", key.s)
+			return
+		}
+		ps, err := parsePrefixes(strings.TrimSpace(t.s))
+		if err != nil || len(ps) != 1 {
+			p.fail(t.off, "hosts[%q]: %q is not an address or a CIDR", key.s, t.s)
+			return
+		}
+		p.d.hosts[key.s] = ps[0]
+		p.d.wideHosts[key.s] = strings.Contains(t.s, "/")
+	})
+}
+
+// ipsets resolves sets that may name each other, in any order but not in a
+// circle. Elements are added, or with "remove" taken away, in order.
+func (p *parser) ipsets(v *hujson.Value) {
+	type def struct {
+		key      text
+		elements []text
+		state    int // 0 new, 1 being resolved, 2 done
+	}
+	defs := map[string]*def{}
+	var order []*def
+	p.members(v, "ipsets", func(key text, v *hujson.Value) {
+		if !strings.HasPrefix(key.s, "ipset:") || len(key.s) == len("ipset:") {
+			p.fail(key.off, "ipsets[%q]: names start with 'ipset:'", key.s)
+			return
+		}
+		defs[key.s] = &def{key: key, elements: p.strs(v, "ipsets["+key.s+"]")}
+		order = append(order, defs[key.s])
+	})
+	total := 0
+	var resolve func(d *def, depth int)
+	resolve = func(d *def, depth int) {
+		d.state = 1
+		var b netipx.IPSetBuilder
+		for _, e := range d.elements {
+			s := strings.TrimSpace(e.s)
+			remove := false
+			if rest, ok := strings.CutPrefix(s, "remove "); ok {
+				s, remove = strings.TrimSpace(rest), true
+			} else if rest, ok := strings.CutPrefix(s, "add "); ok {
+				s = strings.TrimSpace(rest)
+			}
+			if other := defs[s]; other != nil {
+				if other.state == 1 || depth >= maxNesting {
+					p.fail(e.off, "ipsets[%q]: %q goes in a circle", d.key.s, s)
+					continue
+				}
+				if other.state == 0 {
+					resolve(other, depth+1)
+				}
+			}
+			t, err := p.d.lookup(s)
+			if err != nil || t.kind&(kPrefix|kHost|kIPSet) == 0 {
+				p.fail(e.off, "ipsets[%q]: %q is not an address, a CIDR, a range, a host or another ipset", d.key.s, s)
+				continue
+			}
+			for _, pre := range t.prefixes {
+				if remove {
+					b.RemovePrefix(pre)
+				} else {
+					b.AddPrefix(pre)
+				}
+			}
+			if total += len(t.prefixes); total > maxExpanded {
+				p.fail(e.off, "ipsets: more than %d prefixes in all", maxExpanded)
+				break
+			}
+		}
+		set, err := b.IPSet()
+		if err != nil {
+			p.fail(d.key.off, "ipsets[%q]: %v", d.key.s, err)
+		} else {
+			p.d.ipsets[d.key.s] = set.Prefixes()
+		}
+		d.state = 2
+	}
+	for _, d := range order {
+		if d.state == 0 {
+			resolve(d, 0)
+		}
+	}
+}
+
+var approverFields = newSchema("autoApprovers", "routes", "exitNode", "services")
+
+func (p *parser) autoApprovers(v *hujson.Value) {
+	p.fields(v, approverFields, func(name string, v *hujson.Value) {
+		switch name {
+		case "exitNode":
+			p.d.exitNode, _ = p.terms("autoApprovers.exitNode", p.strs(v, "autoApprovers.exitNode"), approvals)
+		case "routes":
+			p.members(v, "autoApprovers.routes", func(key text, v *hujson.Value) {
+				field := "autoApprovers.routes[" + key.s + "]"
+				prefix, err := netip.ParsePrefix(strings.TrimSpace(key.s))
+				if err != nil {
+					p.fail(key.off, "%s: %q is not a CIDR", field, key.s)
+				}
+				ids, _ := p.terms(field, p.strs(v, field), approvals)
+				p.d.approvers.routes = append(p.d.approvers.routes, routeApprover{prefix.Masked(), ids})
+			})
+		case "services":
+			p.members(v, "autoApprovers.services", func(key text, v *hujson.Value) {
+				field := "autoApprovers.services[" + key.s + "]"
+				if !strings.HasPrefix(key.s, "svc:") && !strings.HasPrefix(key.s, "tag:") {
+					p.fail(key.off, "%s: services are named svc:NAME or by a tag", field)
+				}
+				p.d.services[key.s], _ = p.terms(field, p.strs(v, field), approvals)
+			})
+		}
+	})
+}
+
+func (p *parser) derpMap(v *hujson.Value) {
+	if isNull(v) {
+		return
+	}
+	m := new(tailcfg.DERPMap)
+	if err := json.Unmarshal(p.raw(v), m); err != nil {
+		p.fail(v.StartOffset, "derpMap: %v", err)
+		return
+	}
+	for id, r := range m.Regions {
+		if r != nil && (r.RegionID != id || id <= 0) {
+			p.fail(v.StartOffset, "derpMap: region %d has the RegionID %d", id, r.RegionID)
+		}
+	}
+	p.d.network.derpMap = m
+}
+
+func (p *parser) oneCGNAT(v *hujson.Value) {
+	t, ok := p.str(v, "OneCGNATRoute")
+	switch {
+	case !ok:
+	case t.s == "" || t.s == "mac-always" || t.s == "mac-never":
+		p.d.network.oneCGNAT = t.s
+	default:
+		p.fail(t.off, `OneCGNATRoute: %q is not "mac-always", "mac-never" or ""`, t.s)
+	}
+}

@@ -1,0 +1,156 @@
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// apply brings what is derived from several nodes in line with the changes.
+func (b *builder) apply() {
+	if len(b.fresh)+len(b.gone) > 0 {
+		b.applyOwned()
+		b.applyMembers()
+	}
+	if b.routesChanged {
+		b.routing = b.doc.newRouting(b.nodes)
+		b.sources = slices.Clone(b.sources)
+		for id := range b.doc.sets {
+			if b.doc.wildcard(int32(id)) {
+				b.sources[id] = new(source)
+			}
+		}
+	}
+	b.ssh = make([]*sshExpansion, len(b.doc.ssh))
+	for i := range b.ssh {
+		b.ssh[i] = new(sshExpansion)
+	}
+}
+
+func byOwner(a, b *node) int {
+	if c := cmp.Compare(a.User, b.User); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.ID, b.ID)
+}
+
+func byNodeID(a, b *node) int { return cmp.Compare(a.ID, b.ID) }
+
+func (b *builder) applyOwned() {
+	isOwned := func(n *node) bool { return n.ident.user != nil }
+	var gone, fresh []*node
+	for _, n := range b.gone {
+		if isOwned(n) {
+			gone = append(gone, n)
+		}
+	}
+	for _, n := range b.fresh {
+		if isOwned(n) {
+			fresh = append(fresh, n)
+		}
+	}
+	slices.SortFunc(gone, byOwner)
+	slices.SortFunc(fresh, byOwner)
+	b.owned = replaced(b.owned, gone, fresh, byOwner)
+}
+
+// applyMembers updates the members of terms, and forgets the addresses of the
+// sets that have such a term.
+func (b *builder) applyMembers() {
+	d := b.doc
+	gone, fresh := map[int32][]*node{}, map[int32][]*node{}
+	for _, n := range b.gone {
+		for _, t := range n.ident.terms {
+			gone[t] = append(gone[t], n)
+		}
+	}
+	for _, n := range b.fresh {
+		for _, t := range n.ident.terms {
+			fresh[t] = append(fresh[t], n)
+		}
+	}
+	b.members, b.sources = slices.Clone(b.members), slices.Clone(b.sources)
+	changed := maps.Clone(gone)
+	maps.Copy(changed, fresh)
+	for t := range changed {
+		b.members[t] = replaced(b.members[t], gone[t], fresh[t], byNodeID)
+		for _, s := range d.termSets[t] {
+			if !d.wildcard(s) {
+				b.sources[s] = new(source)
+			}
+		}
+	}
+	for id, s := range d.sets {
+		if s.check != 0 { // depends on attributes and addresses of nodes
+			b.sources[id] = new(source)
+		}
+	}
+}
+
+// replaced returns list without the elements of gone and with those of fresh.
+// All are in order; list remains as it is.
+func replaced(list, gone, fresh []*node, order func(a, b *node) int) []*node {
+	out := make([]*node, 0, len(list)-len(gone)+len(fresh))
+	for _, n := range list {
+		if len(gone) > 0 && gone[0] == n {
+			gone = gone[1:]
+			continue
+		}
+		for len(fresh) > 0 && order(fresh[0], n) < 0 {
+			out, fresh = append(out, fresh[0]), fresh[1:]
+		}
+		out = append(out, n)
+	}
+	return append(out, fresh...)
+}
+
+// nodesOf returns the untagged nodes of a user, by ID.
+func (c *Compiled) nodesOf(id UserID) []*node {
+	from, _ := slices.BinarySearchFunc(c.owned, id, func(n *node, id UserID) int { return cmp.Compare(n.User, id) })
+	to := from
+	for to < len(c.owned) && c.owned[to].User == id {
+		to++
+	}
+	return c.owned[from:to:to]
+}
+
+// routing is what the approved subnet routes of all nodes amount to.
+type routing struct {
+	prefixes map[netip.Prefix]*routed
+	subnets  []netip.Prefix // all, in order
+}
+
+// routed is an approved subnet prefix.
+type routed struct {
+	terms   []int32 // that reach into it or come from it
+	vias    []int32 // via sets whose destinations reach into it
+	routers []*node // by ID
+}
+
+func (d *Doc) newRouting(nodes []*node) *routing {
+	r := &routing{prefixes: map[netip.Prefix]*routed{}}
+	for _, n := range nodes {
+		for _, p := range n.subnet {
+			one := r.prefixes[p]
+			if one == nil {
+				one = &routed{terms: sorted(d.prefixes.overlapping(nil, p))}
+				for _, t := range []int32{d.any, d.danger} {
+					if t >= 0 {
+						one.terms = sorted(append(one.terms, t))
+					}
+				}
+				for _, s := range d.viaSets {
+					if hasAny(d.sets[s].terms, one.terms) {
+						one.vias = append(one.vias, s)
+					}
+				}
+				r.prefixes[p] = one
+				r.subnets = append(r.subnets, p)
+			}
+			one.routers = append(one.routers, n)
+		}
+	}
+	slices.SortFunc(r.subnets, comparePrefixes)
+	return r
+}

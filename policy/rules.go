@@ -1,0 +1,268 @@
+package policy
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/tailscale/hujson"
+	"tailscale.com/tailcfg"
+)
+
+var (
+	// Users and Ports are the names of src and dst in old policies.
+	aclFields   = newSchema("acl", "action", "src|users", "dst|ports", "proto", "srcPosture")
+	grantFields = newSchema("grant", "src", "dst", "ip", "app", "via", "srcPosture")
+)
+
+func (p *parser) acls(v *hujson.Value) {
+	p.elements(v, "acls", func(v *hujson.Value) {
+		var src, dst []text
+		var action, proto text
+		check := p.defaultCheck
+		p.fields(v, aclFields, func(name string, v *hujson.Value) {
+			switch name {
+			case "action":
+				action, _ = p.str(v, "action")
+			case "proto":
+				proto, _ = p.str(v, "proto")
+			case "src":
+				src = p.strs(v, "src")
+			case "dst":
+				dst = p.strs(v, "dst")
+			case "srcPosture":
+				check = p.check("srcPosture", v)
+			}
+		})
+		switch a := strings.TrimSpace(action.s); {
+		case a == "accept":
+		case action.off == 0:
+			p.fail(v.StartOffset, `an acl needs "action": "accept"`)
+		default:
+			p.fail(action.off, "action=%q is not supported; the only action is \"accept\"", a)
+		}
+		protos, err := parseProto(strings.TrimSpace(proto.s))
+		if err != nil {
+			p.fail(proto.off, "%v", err)
+		}
+		p.acl(v, src, dst, protos, check)
+	})
+}
+
+// acl adds one rule per distinct port list of the entry's destinations.
+func (p *parser) acl(v *hujson.Value, src, dst []text, protos []int, check int32) {
+	type part struct {
+		ports []tailcfg.PortRange
+		terms []int32
+		self  bool
+	}
+	var parts []*part
+	byPorts := map[string]*part{}
+	anySelf := false
+	for _, t := range dst {
+		host, ports, err := splitPorts(strings.TrimSpace(t.s))
+		if err != nil {
+			p.fail(t.off, "dst=%v", err)
+			continue
+		}
+		ranges, err := parsePorts(ports)
+		if err != nil {
+			p.fail(t.off, "dst=%q: %v", t.s, err)
+			continue
+		}
+		if !hasPorts(protos) && ports != "*" {
+			p.fail(t.off, "dst=%q: this protocol has no ports; write %q", t.s, host+":*")
+		}
+		one := byPorts[ports]
+		if one == nil {
+			one = &part{ports: ranges}
+			byPorts[ports] = one
+			parts = append(parts, one)
+		}
+		terms, self := p.terms("dst", []text{{host, t.off}}, aclTargets)
+		one.terms = append(one.terms, terms...)
+		one.self = one.self || self
+		anySelf = anySelf || self
+	}
+	srcTerms := p.sources(src, anySelf, true)
+	line, _ := p.place(v.StartOffset)
+	for _, one := range parts {
+		p.addRule(rule{line: line, self: one.self, flows: []flows{{protos, one.ports}}}, srcTerms, one.terms, check, nil)
+	}
+}
+
+// sources resolves the src of a rule. With autogroup:self as a destination all
+// of them must be users.
+func (p *parser) sources(src []text, self, anyIsUsers bool) []int32 {
+	ids, _ := p.terms("src", src, aclSources)
+	if !self {
+		return ids
+	}
+	allowed := kMember | kRole | kUser | kDomain | kGroup
+	if anyIsUsers {
+		allowed |= kAny
+	}
+	for _, t := range src {
+		if tm, err := p.d.lookup(strings.TrimSpace(t.s)); err == nil && tm.kind&allowed == 0 {
+			p.fail(t.off, "src=%q: autogroup:self can only be used with users, groups, or supported autogroups", t.s)
+		}
+	}
+	return ids
+}
+
+func (p *parser) addRule(r rule, src, dst []int32, check int32, via []int32) {
+	r.src, r.base, r.dst = p.d.set(src, check, nil), p.d.set(src, 0, nil), p.d.set(dst, 0, via)
+	p.d.rules = append(p.d.rules, r)
+}
+
+// grant is one entry of grants as written.
+type grant struct {
+	src, dst, ip, via []text
+	app               *hujson.Value
+	check             int32
+}
+
+func (p *parser) grants(v *hujson.Value) {
+	p.elements(v, "grants", func(v *hujson.Value) {
+		g := grant{check: p.defaultCheck}
+		p.fields(v, grantFields, func(name string, v *hujson.Value) {
+			switch name {
+			case "src":
+				g.src = p.strs(v, "src")
+			case "dst":
+				g.dst = p.strs(v, "dst")
+			case "ip":
+				g.ip = p.strs(v, "ip")
+			case "via":
+				g.via = p.strs(v, "via")
+			case "app":
+				g.app = v
+			case "srcPosture":
+				g.check = p.check("srcPosture", v)
+			}
+		})
+		p.grant(v, g)
+	})
+}
+
+func (p *parser) grant(v *hujson.Value, g grant) {
+	r := rule{flows: p.grantFlows(g.ip, len(g.dst))}
+	r.line, _ = p.place(v.StartOffset)
+	if g.app != nil {
+		r.app = p.capabilities(g.app)
+	}
+	if len(g.ip) == 0 && len(r.app) == 0 {
+		p.fail(v.StartOffset, "ip and app can not both be empty")
+	}
+	dst, self := p.terms("dst", g.dst, aclTargets)
+	r.self = self
+	for _, t := range g.dst {
+		p.grantTarget(t, g.app != nil)
+	}
+	src := p.sources(g.src, self, false)
+	via, _ := p.terms("via", g.via, tagsOnly)
+	if len(via) > 0 {
+		r.app = nil // a router has no use for it; the service does not send it
+		if self {
+			p.fail(v.StartOffset, "autogroup:self can not be combined with via")
+		}
+	}
+	for name := range r.app {
+		switch name {
+		case tailcfg.PeerCapabilityTaildrive:
+			p.companion(&r, tailcfg.PeerCapabilityTaildriveSharer)
+		case tailcfg.PeerCapabilityRelay:
+			p.companion(&r, tailcfg.PeerCapabilityRelayTarget)
+		}
+	}
+	p.addRule(r, src, dst, g.check, via)
+}
+
+func (p *parser) companion(r *rule, name tailcfg.PeerCapability) {
+	if r.companion == nil {
+		r.companion = tailcfg.PeerCapMap{}
+	}
+	r.companion[name] = nil
+}
+
+func (p *parser) grantTarget(t text, app bool) {
+	s := strings.TrimSpace(t.s)
+	if pre, err := netip.ParsePrefix(s); err == nil && pre.Bits() == 0 {
+		p.fail(t.off, `dst %q: to allow all IP addresses, use "*" or "autogroup:internet"`, s)
+	}
+	if app && s == "autogroup:internet" {
+		p.fail(t.off, `dst %q: app can not be granted on the internet`, s)
+	}
+}
+
+// grantFlows reads the ip field of a grant: PORTS or PROTO:PORTS.
+func (p *parser) grantFlows(ip []text, targets int) []flows {
+	var out []flows
+	byProto := map[string]int{}
+	count := 0
+	for _, t := range ip {
+		s := strings.TrimSpace(t.s)
+		proto, ports, ok := strings.Cut(s, ":")
+		if !ok {
+			proto, ports = "", s
+		}
+		protos, err := parseProto(proto)
+		if err == nil && ok && proto == "" {
+			p.fail(t.off, "ip=%q: the protocol is missing before ':'", s)
+			continue
+		}
+		var ranges []tailcfg.PortRange
+		if err == nil {
+			ranges, err = parsePorts(ports)
+		}
+		if err != nil {
+			p.fail(t.off, "ip=%q: %v", s, err)
+			continue
+		}
+		if !hasPorts(protos) && ports != "*" {
+			p.fail(t.off, "ip=%q: this protocol has no ports; write %q", s, proto+":*")
+		}
+		i, ok := byProto[proto]
+		if !ok {
+			i = len(out)
+			byProto[proto] = i
+			out = append(out, flows{protos: protos})
+		}
+		out[i].ports = append(out[i].ports, ranges...)
+		if count += len(ranges) * targets; count > maxExpanded {
+			p.fail(t.off, "ip: more than %d combinations of destination and port in one grant", maxExpanded)
+			return nil
+		}
+	}
+	for i := range out {
+		out[i].ports = mergePorts(out[i].ports)
+	}
+	return out
+}
+
+// ownCaps are the capabilities of tailscale.com that a policy may grant.
+var ownCaps = map[tailcfg.PeerCapability]bool{
+	tailcfg.PeerCapabilityTaildrive: true, tailcfg.PeerCapabilityRelay: true, tailcfg.PeerCapabilityWebUI: true,
+	tailcfg.PeerCapabilityKubernetes: true, tailcfg.PeerCapabilityTsIDP: true,
+	"tailscale.com/cap/secrets": true, "tailscale.com/cap/golink": true,
+}
+
+// capabilities reads the app field: capability name to a list of values.
+func (p *parser) capabilities(v *hujson.Value) tailcfg.PeerCapMap {
+	out := tailcfg.PeerCapMap{}
+	p.members(v, "app", func(key text, v *hujson.Value) {
+		name := tailcfg.PeerCapability(key.s)
+		domain, path, ok := strings.Cut(key.s, "/")
+		switch {
+		case !ok || domain == "" || path == "" || strings.Contains(domain, ":") || strings.ContainsAny(key.s, " \t\r\n"):
+			p.fail(key.off, "app: %q: capability name must have the form {domain}/{path}", key.s)
+		case (domain == "tailscale.com" || strings.HasSuffix(domain, ".tailscale.com")) && !ownCaps[name]:
+			p.fail(key.off, "app: %q: capability name must not be in the tailscale.com domain", key.s)
+		}
+		values := []tailcfg.RawMessage{}
+		p.elements(v, "app["+key.s+"]", func(v *hujson.Value) {
+			values = append(values, tailcfg.RawMessage(p.raw(v)))
+		})
+		out[name] = values
+	})
+	return out
+}
