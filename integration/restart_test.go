@@ -12,7 +12,10 @@ func TestServerRestart(t *testing.T) {
 	m := newMesh(t)
 	anna := m.client(t, m.inet.Site("anna", 11).Host("anna", 2))
 	ben := m.client(t, m.inet.Site("ben", 12).Host("ben", 2))
-	m.join(t, anna, ben)
+	closed := m.inet.Site("cleo", 13)
+	closed.Router.BlockUDP()
+	cleo := m.client(t, closed.Host("cleo", 2))
+	m.join(t, anna, ben, cleo)
 	anna.AwaitDirect(t, 20*time.Second, ben.IPv4(t))
 	key := m.server.authKey(t, "alice", "--reusable")
 	before := m.server.nodes(t)
@@ -23,7 +26,7 @@ func TestServerRestart(t *testing.T) {
 		m.server.kill()
 		tr.awaitMore(t, 5*time.Second, 200)
 		m.server.start(t)
-		for _, name := range []string{"anna", "ben"} {
+		for _, name := range []string{"anna", "ben", "cleo"} {
 			m.server.awaitNode(t, 10*time.Second, name, "it is online again", func(n node) bool { return n.Online })
 		}
 		tr.awaitMore(t, 5*time.Second, 100)
@@ -44,7 +47,11 @@ func TestServerRestart(t *testing.T) {
 	m.reach(t, anna, cora)
 	m.reach(t, ben, cora)
 
-	// So does an orderly stop, which must not take long with open sessions.
+	// Who depends on the relay is back as soon as it is.
+	anna.AwaitRelayed(t, 20*time.Second, cleo.IPv4(t))
+	m.reach(t, anna, cleo)
+
+	// An orderly stop harms no more, and open sessions do not hold it up.
 	if err := m.server.process.Stop(10 * time.Second); err != nil {
 		t.Errorf("heddle: %v", err)
 	}

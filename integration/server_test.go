@@ -38,6 +38,7 @@ type server struct {
 	config  string
 	client  *http.Client // trusts the lab's authority; connections leave from the server's host
 	process *lab.Process
+	secrets []string // keys that were made, none of which may appear in the log
 }
 
 // newServer makes heddle's host, configures heddle and starts it.
@@ -71,8 +72,30 @@ log:
 		t.Fatal(err)
 	}
 	s.client = trustingClient(t, l, s.host)
+	t.Cleanup(func() { s.checkLog(t) })
 	s.start(t)
 	return s
+}
+
+// checkLog asserts that the server did not die by itself and kept its secrets.
+func (s *server) checkLog(t *testing.T) {
+	if s.process == nil {
+		return
+	}
+	log, err := os.ReadFile(s.process.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, alarm := range []string{"panic:", "fatal error:", "DATA RACE"} {
+		if strings.Contains(string(log), alarm) {
+			t.Errorf("the server's log says %q", alarm)
+		}
+	}
+	for _, secret := range s.secrets {
+		if strings.Contains(string(log), secret) {
+			t.Errorf("the server's log holds the key %s", secret)
+		}
+	}
 }
 
 // trustingClient is a web client on a host that resolves the server's name and trusts the lab's
@@ -149,6 +172,7 @@ func (s *server) authKey(t *testing.T, user string, flags ...string) string {
 	if !strings.HasPrefix(key, "tskey-auth-") || strings.ContainsAny(key, " \n") {
 		t.Fatalf("preauthkeys create printed %q, want just a key", key)
 	}
+	s.secrets = append(s.secrets, key)
 	return key
 }
 
