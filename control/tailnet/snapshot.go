@@ -153,6 +153,26 @@ func (s *Snapshot) NodesChangedSince(old *Snapshot) iter.Seq[NodeChange] {
 	return s.nodes.changedSince(old.nodes)
 }
 
+// UsersChangedSince yields the IDs of the users that differ from an older
+// snapshot. It costs nothing if none does, else a look at every user.
+func (s *Snapshot) UsersChangedSince(old *Snapshot) iter.Seq[UserID] {
+	return func(yield func(UserID) bool) {
+		if s.users.m == old.users.m {
+			return
+		}
+		for u := range s.Users() {
+			if old.User(u.ID) != u && !yield(u.ID) {
+				return
+			}
+		}
+		for u := range old.Users() {
+			if s.User(u.ID) == nil && !yield(u.ID) {
+				return
+			}
+		}
+	}
+}
+
 // sorted is a persistent map in the order of its IDs.
 type sorted[ID cmp.Ordered, T any] struct {
 	m *immutable.SortedMap[ID, T]
