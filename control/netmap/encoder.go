@@ -2,9 +2,14 @@ package netmap
 
 import (
 	"log/slog"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/policy"
 
 	"tailscale.com/tailcfg"
 )
@@ -22,7 +27,7 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// DefaultCacheBytes holds the buckets of ten thousand nodes for about fifty
+// DefaultCacheBytes holds the blocks of ten thousand nodes for about thirty
 // differing classes of viewers.
 const DefaultCacheBytes = 64 << 20
 
@@ -36,38 +41,186 @@ type Viewer struct {
 
 // An Extra is a request to one client that rides alone in a message.
 type Extra struct {
-	PingRequest   *tailcfg.PingRequest
+	PingRequest *tailcfg.PingRequest
+	// PopBrowserURL must be https, or http if the server itself is; clients ignore others.
 	PopBrowserURL string
 }
 
-// An Encoder makes the messages for the sessions of one tailnet. It holds what
-// they share, and is safe for concurrent use.
+// An Encoder makes the messages for the sessions of one tailnet.State. It holds
+// what they share, and is safe for concurrent use.
 type Encoder struct {
-	opts Options
+	opts  Options
+	log   *slog.Logger
+	cache *cache
+	ids   atomic.Uint64
+	views views
+
+	mu   sync.Mutex
+	left map[tailnet.NodeID]string // why a node was left out, as logged
 }
 
+// maxLeftOut bounds the memory of what was logged; beyond it a node may be
+// logged again.
+const maxLeftOut = 1000
+
 // NewEncoder returns an encoder for the snapshots of one tailnet.State.
-func NewEncoder(o Options) *Encoder { return &Encoder{opts: o} }
+func NewEncoder(o Options) *Encoder {
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = DefaultCacheBytes
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Encoder{
+		opts: o, log: o.Log, cache: newCache(o.CacheBytes),
+		left: map[tailnet.NodeID]string{},
+	}
+}
+
+// Stats tells how the shared parts are used.
+func (e *Encoder) Stats() Stats { return e.cache.stats() }
+
+// leftOut logs, once for each reason, that a node is missing in maps.
+func (e *Encoder) leftOut(n *tailnet.Node, why error) {
+	e.mu.Lock()
+	known := e.left[n.ID] == why.Error()
+	if len(e.left) >= maxLeftOut {
+		clear(e.left)
+	}
+	e.left[n.ID] = why.Error()
+	e.mu.Unlock()
+	if !known {
+		e.log.Error("node left out of all maps", "node", n.ID, "name", n.Name, "err", why)
+	}
+}
 
 // Full returns the first message of a session: everything that the viewer is
-// to know. The error is NotFound if the snapshot does not have the viewer.
+// to know. The error is NotFound if the snapshot does not have the viewer, and
+// Internal if its own node cannot be encoded.
 func (e *Encoder) Full(s *tailnet.Snapshot, v Viewer, now time.Time) (Message, error) {
-	return Message{}, nil
+	n := s.Node(v.ID)
+	if n == nil {
+		return Message{}, tailnet.Errorf(tailnet.NotFound, "no node with ID %d", v.ID)
+	}
+	c := s.Policy().Compiled
+	if err := (sight{node: n, v4off: c.IPv4Off(policy.NodeID(v.ID))}).check(s.DNS().BaseDomain); err != nil {
+		return Message{}, &tailnet.Error{Code: tailnet.Internal, Msg: "this device cannot be described to clients; rename it or log in again", Err: err}
+	}
+	b := newBuilder(v.Plain)
+	b.field("ControlTime")
+	b.text = appendTime(b.text, now)
+	b.field("Node")
+	b.text = e.appendSelf(b.text, s, n)
+	if d := s.DNS().BaseDomain; d != "" {
+		b.field("Domain")
+		b.text = appendString(b.text, d)
+	}
+	// Clients otherwise report the ports that are open on the device, upload
+	// their logs, and ask for news about versions.
+	b.string(`,"CollectServices":false,"Debug":{"DisableLogTail":true},"ClientVersion":{"RunningLatest":true}`)
+	b.field("DNSConfig")
+	b.add(e.dns(s))
+	b.field("DERPMap")
+	b.add(e.derp(s))
+	b.filters(e.allFilters(c.Filter(policy.NodeID(v.ID))))
+	if ssh := c.SSH(policy.NodeID(v.ID)); ssh != nil {
+		b.field("SSHPolicy")
+		b.add(e.ssh(ssh))
+	}
+	seen := new(view)
+	if !n.Status.Expired && !v.OmitPeers {
+		seen = e.view(s, v.ID)
+	}
+	var profile []byte
+	if !slices.Contains(seen.owners, owner(n)) {
+		profile = appendProfile(nil, s, owner(n))
+	}
+	b.profiles(seen.profiles, profile)
+	b.field("Peers")
+	b.string("[")
+	b.blocks(seen.blocks, v.ID)
+	b.string("]")
+	return b.message(), nil
 }
 
 // Delta returns what is new for the viewer in to, given that it knows all of
 // from. If changed is false there is nothing to send. The error is NotFound if
 // the viewer is not in to any more: it is to be sent Gone.
 func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m Message, changed bool, err error) {
-	return Message{}, false, nil
+	if from.Version() == to.Version() {
+		return Message{}, false, nil
+	}
+	if from.Node(v.ID) == nil || to.Node(v.ID) == nil {
+		m, err := e.Full(to, v, now)
+		return m, err == nil, err
+	}
+	d := e.diff(from, to)
+	p := newPeersDelta()
+	if !v.OmitPeers {
+		p = e.peers(d, from, to, v.ID)
+	}
+	o := e.ownChanges(d, from, to, v.ID)
+	if o.empty() && p.empty(v.ID) {
+		return Message{}, false, nil
+	}
+	if o.private() || p.has(v.ID) {
+		return e.delta(o, p, v), true, nil
+	}
+	return p.share(o.key(v.Plain), func() Message { return e.delta(o, p, v) }), true, nil
+}
+
+func (e *Encoder) delta(o *own, p *peersDelta, v Viewer) Message {
+	b := newBuilder(v.Plain)
+	o.write(b)
+	p.write(b, v.ID, o.profile)
+	return b.message()
 }
 
 // KeepAlive returns the message that only says that the server is there.
-func (e *Encoder) KeepAlive(v Viewer) Message { return Message{} }
+func (e *Encoder) KeepAlive(v Viewer) Message { return keepAlives[v.Plain] }
 
 // Extra returns a message that changes no map.
-func (e *Encoder) Extra(v Viewer, x Extra) Message { return Message{} }
+func (e *Encoder) Extra(v Viewer, x Extra) Message {
+	b := newBuilder(v.Plain)
+	if x.PingRequest != nil {
+		b.field("PingRequest")
+		b.text = appendValue(b.text, x.PingRequest, "null")
+	}
+	if u, err := url.Parse(x.PopBrowserURL); x.PopBrowserURL != "" && err == nil {
+		server, _ := url.Parse(e.opts.ServerURL)
+		if u.Scheme == "https" || u.Scheme == "http" && server != nil && server.Scheme == "http" {
+			b.field("PopBrowserURL")
+			b.text = appendString(b.text, x.PopBrowserURL)
+		} else {
+			e.log.Error("url not sent: clients refuse its scheme", "scheme", u.Scheme)
+		}
+	}
+	return b.message()
+}
 
 // Gone returns the message for a client whose key is not good any more: its
-// own node with an expiry in the past, so that it asks its person to log in.
-func (e *Encoder) Gone(t *tailnet.Tombstone, v Viewer, now time.Time) Message { return Message{} }
+// own node with an expiry in the past, so that it asks its person to log in. HTTP errors
+// would let it try for ever and stay on its old map.
+func (e *Encoder) Gone(t *tailnet.Tombstone, v Viewer, now time.Time) Message {
+	b := newBuilder(v.Plain)
+	b.field("ControlTime")
+	b.text = appendTime(b.text, now)
+	b.field("Node")
+	b.text = append(b.text, `{"ID":`...)
+	b.text = appendInt(b.text, t.Node)
+	b.text = append(b.text, `,"StableID":`...)
+	b.text = appendString(b.text, string(t.StableID))
+	b.text = append(b.text, `,"Name":`...)
+	b.text = appendString(b.text, t.Name+".")
+	b.text = append(b.text, `,"User":`...)
+	b.text = appendInt(b.text, t.Owner)
+	b.text = append(b.text, `,"Key":`...)
+	b.text = appendKey(b.text, t.Key)
+	b.text = append(b.text, `,"KeyExpiry":`...)
+	b.text = appendTime(b.text, now.Add(-24*time.Hour)) // whatever the client's clock says
+	b.text = append(b.text, `,"Addresses":`...)
+	b.text = appendPrefixes(b.text, t.Addrs.Prefixes())
+	b.text = append(b.text, `,"Expired":true,"MachineAuthorized":true}`...)
+	b.string(`,"PacketFilters":{"*":null,"base":[]}`)
+	return b.message()
+}

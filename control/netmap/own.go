@@ -1,0 +1,116 @@
+package netmap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"heddle/control/tailnet"
+	"heddle/policy"
+)
+
+// own is the part of a delta that is not about peers. Most of it consists of
+// pieces that many viewers have in common.
+type own struct {
+	self    []byte // the viewer's node; nil if unchanged
+	profile []byte // of its user, if that changed
+	domain  string
+	dns     *piece
+	derp    *piece
+	ssh     *piece
+	filters []filterChange
+}
+
+func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) *own {
+	o := new(own)
+	o.self = e.selfChange(d, from, to, id)
+	was, is := owner(from.Node(id)), owner(to.Node(id))
+	if was != is || slices.Contains(d.users, is) {
+		o.profile = appendProfile(nil, to, is)
+	}
+	if d.base {
+		o.domain = to.DNS().BaseDomain
+	}
+	if from.DNS() != to.DNS() {
+		o.dns = changedPiece(e.dns(from), e.dns(to))
+	}
+	if from.DERPMap() != to.DERPMap() {
+		o.derp = changedPiece(e.derp(from), e.derp(to))
+	}
+	if d.policy {
+		a, b, n := from.Policy().Compiled, to.Policy().Compiled, policy.NodeID(id)
+		o.filters = e.filterChanges(a.Filter(n), b.Filter(n))
+		if old, new := a.SSH(n), b.SSH(n); old != new {
+			o.ssh = changedPiece(e.ssh(old), e.ssh(new))
+		}
+	}
+	return o
+}
+
+// changedPiece returns new if it differs from old.
+func changedPiece(old, new *piece) *piece {
+	if old == new || bytes.Equal(old.plain, new.plain) {
+		return nil
+	}
+	return new
+}
+
+func (o *own) empty() bool {
+	return o.self == nil && o.profile == nil && o.domain == "" && o.dns == nil && o.derp == nil && o.ssh == nil && len(o.filters) == 0
+}
+
+// private reports whether it has something that other viewers do not get.
+func (o *own) private() bool { return o.self != nil || o.profile != nil }
+
+// key names the content of what is not private. The domain goes without:
+// a message with it has everybody's own node too.
+func (o *own) key(plain bool) string {
+	var b []byte
+	if plain {
+		b = append(b, 'p')
+	}
+	for _, p := range []*piece{o.dns, o.derp, o.ssh} {
+		b = binary.AppendUvarint(b, p.number())
+	}
+	for _, f := range o.filters {
+		b = binary.AppendUvarint(b, uint64(len(f.key)))
+		b = append(b, f.key...)
+		b = binary.AppendUvarint(b, f.rules.number())
+	}
+	return string(b)
+}
+
+// number is the piece's ID; zero if there is none.
+func (p *piece) number() uint64 {
+	if p == nil {
+		return 0
+	}
+	return p.id
+}
+
+// write writes the fields that changed.
+func (o *own) write(b *builder) {
+	if o.self != nil {
+		b.field("Node")
+		b.text = append(b.text, o.self...)
+	}
+	if o.domain != "" {
+		b.field("Domain")
+		b.text = appendString(b.text, o.domain)
+	}
+	if o.dns != nil {
+		b.field("DNSConfig")
+		b.add(o.dns)
+	}
+	if o.derp != nil {
+		b.field("DERPMap")
+		b.add(o.derp)
+	}
+	if len(o.filters) > 0 {
+		b.filters(o.filters)
+	}
+	if o.ssh != nil {
+		b.field("SSHPolicy")
+		b.add(o.ssh)
+	}
+}
