@@ -223,10 +223,13 @@ func checkNameservers(servers []string) error {
 		if _, err := netip.ParseAddr(s); err == nil {
 			continue
 		}
+		if _, err := netip.ParseAddrPort(s); err == nil {
+			continue
+		}
 		if u, err := url.Parse(s); err == nil && u.Scheme == "https" && u.Host != "" {
 			continue
 		}
-		return Errorf(Invalid, "nameserver %q is neither an IP address nor an https:// URL", s)
+		return Errorf(Invalid, "nameserver %q is neither an IP address, with or without a port, nor an https:// URL", s)
 	}
 	return nil
 }

@@ -1,0 +1,230 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"heddle/api"
+	"heddle/cmd/heddle/config"
+	"heddle/control"
+	"heddle/control/netmap"
+	"heddle/control/tailnet"
+	"heddle/db"
+	"heddle/derp"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// stopLimit bounds a graceful stop. What has not ended by then ends with the
+// process: everything that was acknowledged is in the database already.
+const stopLimit = 9 * time.Second
+
+// Options are what Run needs besides the config.
+type Options struct {
+	Config  *config.Config
+	Version api.Version
+	Log     *slog.Logger
+	// Out gets the welcome: how to join the first device.
+	Out io.Writer
+	// Command is how the user calls this program, for commands ready to paste,
+	// such as "heddle --config /etc/heddle.yaml".
+	Command string
+	// Ready is called once the server serves; nil is allowed.
+	Ready func()
+}
+
+// server is what Run puts together.
+type server struct {
+	Options
+	cfg     *config.Config
+	db      *db.DB
+	state   *tailnet.State
+	control *control.Server
+	relay   *relay // nil if there is none
+	sources *derp.Sources
+	api     *api.Server
+	sockets sockets
+}
+
+// Run serves until ctx ends, then stops within ten seconds. It returns nil
+// after a graceful stop.
+func Run(ctx context.Context, o Options) (err error) {
+	s := &server{Options: o, cfg: o.Config}
+	if err := s.openData(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.db.Close()) }()
+	if err := s.build(); err != nil {
+		return err
+	}
+	if err := s.openSockets(); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// openData opens what is in the data directory.
+func (s *server) openData(ctx context.Context) error {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
+	store, err := db.Open(ctx, db.Options{Path: s.dataFile("heddle.db"), Log: s.Log})
+	if err != nil {
+		return err
+	}
+	s.db = store
+	s.state, err = tailnet.Open(ctx, store, tailnet.Options{
+		Addresses: tailnet.Ranges{
+			V4: s.cfg.Addresses.IPv4, V6: s.cfg.Addresses.IPv6, Random: s.cfg.Addresses.Allocation == config.Random,
+		},
+		OnlineGrace:      s.cfg.Nodes.OnlineGrace,
+		EphemeralTimeout: s.cfg.Nodes.EphemeralTimeout,
+		KeyExpiry:        s.cfg.Nodes.KeyExpiry,
+		Log:              s.Log,
+	})
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	return nil
+}
+
+func (s *server) dataFile(name string) string { return filepath.Join(s.cfg.DataDir, name) }
+
+// build makes the parts; nothing runs yet.
+func (s *server) build() error {
+	noiseKey, err := noiseKey(s.dataFile("noise.key"))
+	if err != nil {
+		return err
+	}
+	s.control = control.New(control.Options{
+		State:     s.state,
+		Maps:      netmap.NewEncoder(netmap.Options{ServerURL: s.cfg.ServerURL.String(), Log: s.Log}),
+		NoiseKey:  noiseKey,
+		ServerURL: s.cfg.ServerURL,
+		Log:       s.Log,
+	})
+	if s.cfg.DERP.Embedded.Enabled {
+		if s.relay, err = s.newRelay(); err != nil {
+			return err
+		}
+	}
+	s.api = api.New(api.Options{
+		State:      s.state,
+		Pending:    s.control,
+		PolicyFile: s.cfg.Policy.Path,
+		Health:     s.health,
+		Version:    s.Version,
+		Log:        s.Log,
+	})
+	return nil
+}
+
+// run runs the parts until ctx ends or one of them fails.
+func (s *server) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	// The writer outlives those who still have something to say when they stop.
+	parts, partsDone := errgroup.WithContext(ctx)
+	writer, stopWriter := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return s.state.Run(writer) })
+	g.Go(func() error {
+		defer stopWriter()
+		s.start(partsDone, parts)
+		return stopped(parts.Wait())
+	})
+	if err := s.pinConfig(ctx); err != nil {
+		stopWriter()
+		return errors.Join(err, g.Wait())
+	}
+	s.welcome()
+	if s.Ready != nil {
+		s.Ready()
+	}
+	done := make(chan error, 1)
+	go func() { done <- g.Wait() }()
+	<-ctx.Done()
+	s.Log.Info("stopping")
+	select {
+	case err := <-done:
+		return stopped(err)
+	case <-time.After(stopLimit):
+		return errors.New("some connections did not end in time; nothing is lost")
+	}
+}
+
+// start starts every part but the writer.
+func (s *server) start(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return s.control.Run(ctx) })
+	g.Go(func() error {
+		return s.sources.Run(ctx, func(m *derpMap) {
+			s.try(ctx, "DERP map", func(tx *tailnet.Tx) error { return tx.SetDERPMap(m) })
+		})
+	})
+	if s.relay != nil {
+		s.relay.start(ctx, g, s.sources)
+	}
+	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
+		g.Go(func() error { return watch(ctx, path, func(data []byte) { s.setRecords(ctx, data) }, s.Log) })
+	}
+	if path := s.cfg.Policy.Path; path != "" {
+		g.Go(func() error { return watch(ctx, path, func(data []byte) { s.setPolicy(ctx, data) }, s.Log) })
+	}
+	s.serveSockets(ctx, g)
+}
+
+// try makes a change that the config or a watched file asks for; a failure is
+// logged and leaves things as they were.
+func (s *server) try(ctx context.Context, what string, fn func(*tailnet.Tx) error) error {
+	_, err := s.state.Update(ctx, tailnet.SystemActor(what), fn)
+	if err != nil && ctx.Err() == nil {
+		s.Log.Error("a setting is not taken over; what was in force stays so", "what", what, "err", err)
+	}
+	return err
+}
+
+// stopped drops the errors that only say that we were told to stop.
+func stopped(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// health reports on the parts for `heddle health`.
+func (s *server) health(ctx context.Context) []api.Part {
+	part := func(name string, err error, fine string) api.Part {
+		if err != nil {
+			return api.Part{Name: name, Message: err.Error()}
+		}
+		return api.Part{Name: name, OK: true, Message: fine}
+	}
+	stats := s.control.Stats()
+	snap := s.state.Snapshot()
+	parts := []api.Part{
+		part("database", s.db.Ping(ctx), ""),
+		part("policy", snap.Policy().Err, ""),
+		part("clients", nil, fmt.Sprintf("%d connected, %d known", stats.Streams, snap.NumNodes())),
+	}
+	if err := s.sockets.fileErrs.get("policy"); err != nil {
+		parts[1] = part("policy", err, "")
+	}
+	if s.relay != nil {
+		parts = append(parts, part("derp", nil, fmt.Sprintf("%d connections", s.relay.Stats().Connections)))
+	}
+	if len(snap.DERPMap().Regions) == 0 {
+		parts = append(parts, part("derp map", errors.New("no region: clients cannot connect; enable derp.embedded or add derp.files"), ""))
+	}
+	return parts
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
