@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"heddle/api"
+	"heddle/cmd/heddle/cli"
+	"heddle/cmd/heddle/config"
+	"heddle/cmd/heddle/serve"
+
+	"github.com/spf13/cobra"
+)
+
+// serveCommand is `heddle serve`.
+func serveCommand(version api.Version) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long: `Run the server until it is told to stop (SIGINT, SIGTERM).
+
+Without a configuration file it serves plain HTTP on 127.0.0.1:8080 with an embedded
+database, relay and STUN server, and prints how to join the first device. See
+heddle config example for what can be set.`,
+		Example: `  heddle serve
+  heddle serve --config /etc/heddle/config.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path := cli.ConfigPath(cmd)
+			cfg, err := config.Load(path, os.Environ())
+			if err != nil {
+				return err
+			}
+			return serve.Run(cmd.Context(), serve.Options{
+				Config:  cfg,
+				Version: version,
+				Log:     newLog(cfg.Log, cmd.ErrOrStderr()),
+				Out:     cmd.OutOrStdout(),
+				Command: commandLine(path),
+			})
+		},
+	}
+}
+
+func newLog(cfg config.Log, to io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.Level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(to, opts))
+	}
+	return slog.New(slog.NewTextHandler(to, opts))
+}
+
+// commandLine is how the user calls this program, ready to paste into a shell.
+func commandLine(config string) string {
+	name := os.Args[0]
+	if strings.Contains(name, "/go-build") { // go run: the binary is gone afterwards
+		name = "go run ./cmd/heddle"
+	}
+	if config != "" {
+		return fmt.Sprintf("%s --config %s", name, config)
+	}
+	return name
+}
