@@ -50,7 +50,7 @@ var methods = map[tailnet.Method]v1.RegisterMethod{
 	tailnet.ByOIDC:    v1.RegisterMethod_REGISTER_METHOD_OIDC,
 }
 
-func protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
+func (s *Server) protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
 	h := n.Report.Hostinfo
 	out := &v1.Node{
 		Id:              uint64(n.ID),
@@ -84,7 +84,7 @@ func protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
 		out.DiscoKey = n.Report.Disco.String()
 	}
 	if k := snap.AuthKey(n.Origin.AuthKey); k != nil {
-		out.PreAuthKey = protoAuthKey(snap, k)
+		out.PreAuthKey = s.protoAuthKey(snap, k)
 	}
 	return out
 }
@@ -134,7 +134,25 @@ const (
 	apiKeyPrefix  = "tskey-api-"
 )
 
-func protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.PreAuthKey {
+// States of a key.
+const (
+	keyValid   = "valid"
+	keyUsed    = "used"
+	keyExpired = "expired"
+	keyRevoked = "revoked"
+)
+
+func keyState(revoked, expires, now time.Time) string {
+	switch {
+	case !revoked.IsZero():
+		return keyRevoked
+	case !now.Before(expires):
+		return keyExpired
+	}
+	return keyValid
+}
+
+func (s *Server) protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.PreAuthKey {
 	out := &v1.PreAuthKey{
 		Id:          uint64(k.ID),
 		Key:         authKeyPrefix + k.Public + "-***",
@@ -147,6 +165,10 @@ func protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.PreAuthKey {
 		Description: k.Description,
 		LastUsed:    timestamp(k.Used),
 		RevokedAt:   timestamp(k.Revoked),
+		State:       keyState(k.Revoked, k.Expires, s.opts.Now()),
+	}
+	if out.State == keyValid && out.Used && !k.Reusable {
+		out.State = keyUsed
 	}
 	if u := snap.User(k.Owner); u != nil {
 		out.User = protoUser(u)
@@ -154,7 +176,7 @@ func protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.PreAuthKey {
 	return out
 }
 
-func protoAPIKey(k *tailnet.APIKey) *v1.ApiKey {
+func (s *Server) protoAPIKey(k *tailnet.APIKey) *v1.ApiKey {
 	return &v1.ApiKey{
 		Id:         uint64(k.ID),
 		Prefix:     k.Public,
@@ -163,6 +185,7 @@ func protoAPIKey(k *tailnet.APIKey) *v1.ApiKey {
 		LastSeen:   timestamp(k.LastUsed),
 		Role:       string(k.Role),
 		RevokedAt:  timestamp(k.Revoked),
+		State:      keyState(k.Revoked, k.Expires, s.opts.Now()),
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -17,15 +18,26 @@ const (
 	defaultAPIKeyLife  = 90 * 24 * time.Hour
 )
 
-// expiration returns the time of a request, or the default if it has none.
-func expiration(t *timestamppb.Timestamp, now time.Time, life time.Duration) (time.Time, error) {
-	if t == nil {
-		return now.Add(life), nil
+// lifespan is the part of a request that says how long a key shall live.
+type lifespan interface {
+	GetExpiration() *timestamppb.Timestamp
+	GetLifetime() *durationpb.Duration
+}
+
+// expires returns when a key that is made at now shall expire.
+func expires(req lifespan, now time.Time, otherwise time.Duration) (time.Time, error) {
+	at, life := req.GetExpiration(), req.GetLifetime()
+	switch {
+	case at != nil && life != nil:
+		return time.Time{}, tailnet.Errorf(tailnet.Invalid, "give either expiration or lifetime")
+	case at != nil && at.CheckValid() != nil, life != nil && life.CheckValid() != nil:
+		return time.Time{}, tailnet.Errorf(tailnet.Invalid, "expiration is not a valid time")
+	case at != nil:
+		return at.AsTime(), nil
+	case life != nil:
+		return now.Add(life.AsDuration()), nil
 	}
-	if t.CheckValid() != nil || !t.AsTime().After(now) {
-		return time.Time{}, tailnet.Errorf(tailnet.Invalid, "expiration must be a time in the future")
-	}
-	return t.AsTime(), nil
+	return now.Add(otherwise), nil
 }
 
 // public returns the part that names a key of what people may give for it: the
@@ -51,20 +63,20 @@ func (s preAuthKeys) CreatePreAuthKey(ctx context.Context, req *v1.CreatePreAuth
 		if err != nil {
 			return err
 		}
-		expires, err := expiration(req.GetExpiration(), tx.Now(), defaultAuthKeyLife)
+		until, err := expires(req, tx.Now(), defaultAuthKeyLife)
 		if err != nil {
 			return err
 		}
 		secret, key, err = tx.CreateAuthKey(tailnet.AuthKeySpec{
 			Owner: user, Tags: req.GetAclTags(), Reusable: req.GetReusable(), Ephemeral: req.GetEphemeral(),
-			Description: req.GetDescription(), Expires: expires,
+			Description: req.GetDescription(), Expires: until,
 		})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := protoAuthKey(snap, key)
+	out := s.protoAuthKey(snap, key)
 	out.Key = secret
 	return &v1.CreatePreAuthKeyResponse{PreAuthKey: out}, nil
 }
@@ -83,7 +95,7 @@ func (s preAuthKeys) ListPreAuthKeys(ctx context.Context, req *v1.ListPreAuthKey
 	}
 	resp := &v1.ListPreAuthKeysResponse{NextPageToken: next}
 	for _, k := range list {
-		resp.PreAuthKeys = append(resp.PreAuthKeys, protoAuthKey(snap, k))
+		resp.PreAuthKeys = append(resp.PreAuthKeys, s.protoAuthKey(snap, k))
 	}
 	return resp, nil
 }
@@ -148,17 +160,17 @@ func (s apiKeys) CreateApiKey(ctx context.Context, req *v1.CreateApiKeyRequest) 
 	var secret string
 	var key *tailnet.APIKey
 	_, err = s.update(ctx, func(tx *tailnet.Tx) error {
-		expires, err := expiration(req.GetExpiration(), tx.Now(), defaultAPIKeyLife)
+		until, err := expires(req, tx.Now(), defaultAPIKeyLife)
 		if err != nil {
 			return err
 		}
-		secret, key, err = tx.CreateAPIKey(tailnet.APIKeySpec{Role: role, Expires: expires})
+		secret, key, err = tx.CreateAPIKey(tailnet.APIKeySpec{Role: role, Expires: until})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &v1.CreateApiKeyResponse{ApiKey: secret, Key: protoAPIKey(key)}, nil
+	return &v1.CreateApiKeyResponse{ApiKey: secret, Key: s.protoAPIKey(key)}, nil
 }
 
 func (s apiKeys) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*v1.ListApiKeysResponse, error) {
@@ -170,7 +182,7 @@ func (s apiKeys) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*
 	}
 	resp := &v1.ListApiKeysResponse{NextPageToken: next}
 	for _, k := range list {
-		resp.ApiKeys = append(resp.ApiKeys, protoAPIKey(k))
+		resp.ApiKeys = append(resp.ApiKeys, s.protoAPIKey(k))
 	}
 	return resp, nil
 }

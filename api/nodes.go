@@ -34,7 +34,7 @@ func (s nodes) change(ctx context.Context, ref string, fn func(*tailnet.Tx, tail
 	if n == nil { // another update of the same batch deleted it
 		return nil, tailnet.Errorf(tailnet.NotFound, "node %s was deleted just now", id)
 	}
-	return protoNode(snap, n), nil
+	return s.protoNode(snap, n), nil
 }
 
 func (s nodes) GetNode(ctx context.Context, req *v1.GetNodeRequest) (*v1.GetNodeResponse, error) {
@@ -43,7 +43,7 @@ func (s nodes) GetNode(ctx context.Context, req *v1.GetNodeRequest) (*v1.GetNode
 	if err != nil {
 		return nil, err
 	}
-	return &v1.GetNodeResponse{Node: protoNode(snap, n)}, nil
+	return &v1.GetNodeResponse{Node: s.protoNode(snap, n)}, nil
 }
 
 func (s nodes) ListNodes(ctx context.Context, req *v1.ListNodesRequest) (*v1.ListNodesResponse, error) {
@@ -60,7 +60,7 @@ func (s nodes) ListNodes(ctx context.Context, req *v1.ListNodesRequest) (*v1.Lis
 	}
 	resp := &v1.ListNodesResponse{NextPageToken: next}
 	for _, n := range list {
-		resp.Nodes = append(resp.Nodes, protoNode(snap, n))
+		resp.Nodes = append(resp.Nodes, s.protoNode(snap, n))
 	}
 	return resp, nil
 }

@@ -30,7 +30,7 @@ func (s auth) AuthRegister(ctx context.Context, req *v1.AuthRegisterRequest) (*v
 	if err != nil {
 		return nil, err
 	}
-	return &v1.AuthRegisterResponse{Node: protoNode(s.snapshot(), n)}, nil
+	return &v1.AuthRegisterResponse{Node: s.protoNode(s.snapshot(), n)}, nil
 }
 
 type derp struct {

@@ -9,6 +9,7 @@ package heddlev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -37,7 +38,9 @@ type ApiKey struct {
 	// What it may do, as for a user of that role.
 	Role string `protobuf:"bytes,6,opt,name=role,proto3" json:"role,omitempty"`
 	// When an administrator made it useless; unset if nobody did.
-	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	// Whether it still works, or why not: valid, expired or revoked.
+	State         string `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,12 +124,21 @@ func (x *ApiKey) GetRevokedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ApiKey) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When the key expires; unset means in 90 days.
+	// When the key expires. Without this and lifetime: in 90 days.
 	Expiration *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expiration,proto3" json:"expiration,omitempty"`
 	// What it may do, as for a user of that role; empty means admin.
-	Role          string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// Instead of expiration: how long from now, by the server's clock.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,6 +185,13 @@ func (x *CreateApiKeyRequest) GetRole() string {
 		return x.Role
 	}
 	return ""
+}
+
+func (x *CreateApiKeyRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
 }
 
 type CreateApiKeyResponse struct {
@@ -520,7 +539,7 @@ var File_heddle_v1_apikey_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_apikey_proto_rawDesc = "" +
 	"\n" +
-	"\x16heddle/v1/apikey.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n" +
+	"\x16heddle/v1/apikey.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x02\n" +
 	"\x06ApiKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12:\n" +
@@ -532,12 +551,14 @@ const file_heddle_v1_apikey_proto_rawDesc = "" +
 	"\tlast_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x12\n" +
 	"\x04role\x18\x06 \x01(\tR\x04role\x129\n" +
 	"\n" +
-	"revoked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\"e\n" +
+	"revoked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\"\x9c\x01\n" +
 	"\x13CreateApiKeyRequest\x12:\n" +
 	"\n" +
 	"expiration\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expiration\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"T\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x125\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"T\n" +
 	"\x14CreateApiKeyResponse\x12\x17\n" +
 	"\aapi_key\x18\x01 \x01(\tR\x06apiKey\x12#\n" +
 	"\x03key\x18\x02 \x01(\v2\x11.heddle.v1.ApiKeyR\x03key\"P\n" +
@@ -586,6 +607,7 @@ var file_heddle_v1_apikey_proto_goTypes = []any{
 	(*DeleteApiKeyRequest)(nil),   // 7: heddle.v1.DeleteApiKeyRequest
 	(*DeleteApiKeyResponse)(nil),  // 8: heddle.v1.DeleteApiKeyResponse
 	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
 }
 var file_heddle_v1_apikey_proto_depIdxs = []int32{
 	9,  // 0: heddle.v1.ApiKey.expiration:type_name -> google.protobuf.Timestamp
@@ -593,21 +615,22 @@ var file_heddle_v1_apikey_proto_depIdxs = []int32{
 	9,  // 2: heddle.v1.ApiKey.last_seen:type_name -> google.protobuf.Timestamp
 	9,  // 3: heddle.v1.ApiKey.revoked_at:type_name -> google.protobuf.Timestamp
 	9,  // 4: heddle.v1.CreateApiKeyRequest.expiration:type_name -> google.protobuf.Timestamp
-	0,  // 5: heddle.v1.CreateApiKeyResponse.key:type_name -> heddle.v1.ApiKey
-	0,  // 6: heddle.v1.ListApiKeysResponse.api_keys:type_name -> heddle.v1.ApiKey
-	1,  // 7: heddle.v1.ApiKeyService.CreateApiKey:input_type -> heddle.v1.CreateApiKeyRequest
-	3,  // 8: heddle.v1.ApiKeyService.ListApiKeys:input_type -> heddle.v1.ListApiKeysRequest
-	5,  // 9: heddle.v1.ApiKeyService.ExpireApiKey:input_type -> heddle.v1.ExpireApiKeyRequest
-	7,  // 10: heddle.v1.ApiKeyService.DeleteApiKey:input_type -> heddle.v1.DeleteApiKeyRequest
-	2,  // 11: heddle.v1.ApiKeyService.CreateApiKey:output_type -> heddle.v1.CreateApiKeyResponse
-	4,  // 12: heddle.v1.ApiKeyService.ListApiKeys:output_type -> heddle.v1.ListApiKeysResponse
-	6,  // 13: heddle.v1.ApiKeyService.ExpireApiKey:output_type -> heddle.v1.ExpireApiKeyResponse
-	8,  // 14: heddle.v1.ApiKeyService.DeleteApiKey:output_type -> heddle.v1.DeleteApiKeyResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 5: heddle.v1.CreateApiKeyRequest.lifetime:type_name -> google.protobuf.Duration
+	0,  // 6: heddle.v1.CreateApiKeyResponse.key:type_name -> heddle.v1.ApiKey
+	0,  // 7: heddle.v1.ListApiKeysResponse.api_keys:type_name -> heddle.v1.ApiKey
+	1,  // 8: heddle.v1.ApiKeyService.CreateApiKey:input_type -> heddle.v1.CreateApiKeyRequest
+	3,  // 9: heddle.v1.ApiKeyService.ListApiKeys:input_type -> heddle.v1.ListApiKeysRequest
+	5,  // 10: heddle.v1.ApiKeyService.ExpireApiKey:input_type -> heddle.v1.ExpireApiKeyRequest
+	7,  // 11: heddle.v1.ApiKeyService.DeleteApiKey:input_type -> heddle.v1.DeleteApiKeyRequest
+	2,  // 12: heddle.v1.ApiKeyService.CreateApiKey:output_type -> heddle.v1.CreateApiKeyResponse
+	4,  // 13: heddle.v1.ApiKeyService.ListApiKeys:output_type -> heddle.v1.ListApiKeysResponse
+	6,  // 14: heddle.v1.ApiKeyService.ExpireApiKey:output_type -> heddle.v1.ExpireApiKeyResponse
+	8,  // 15: heddle.v1.ApiKeyService.DeleteApiKey:output_type -> heddle.v1.DeleteApiKeyResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_apikey_proto_init() }

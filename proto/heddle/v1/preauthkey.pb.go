@@ -9,6 +9,7 @@ package heddlev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -48,7 +49,10 @@ type PreAuthKey struct {
 	// When it last admitted a device; unset if it never did.
 	LastUsed *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
 	// When an administrator made it useless; unset if nobody did.
-	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	// Whether it still admits devices, or why not: valid, used, expired or
+	// revoked.
+	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +171,13 @@ func (x *PreAuthKey) GetRevokedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PreAuthKey) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type CreatePreAuthKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID, name or mail address of whom devices will belong to. May be empty if
@@ -174,12 +185,14 @@ type CreatePreAuthKeyRequest struct {
 	User      string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	Reusable  bool   `protobuf:"varint,2,opt,name=reusable,proto3" json:"reusable,omitempty"`
 	Ephemeral bool   `protobuf:"varint,3,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
-	// When the key expires; unset means in one hour.
+	// When the key expires. Without this and lifetime: in one hour.
 	Expiration *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expiration,proto3" json:"expiration,omitempty"`
 	// Tags of the devices that join with it.
 	AclTags []string `protobuf:"bytes,5,rep,name=acl_tags,json=aclTags,proto3" json:"acl_tags,omitempty"`
-	// For people; at most 50 characters.
-	Description   string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// For people.
+	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// Instead of expiration: how long from now, by the server's clock.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,7,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -254,6 +267,13 @@ func (x *CreatePreAuthKeyRequest) GetDescription() string {
 		return x.Description
 	}
 	return ""
+}
+
+func (x *CreatePreAuthKeyRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
 }
 
 type CreatePreAuthKeyResponse struct {
@@ -600,7 +620,7 @@ var File_heddle_v1_preauthkey_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"\n" +
-	"\x1aheddle/v1/preauthkey.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14heddle/v1/user.proto\"\xc9\x03\n" +
+	"\x1aheddle/v1/preauthkey.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14heddle/v1/user.proto\"\xdf\x03\n" +
 	"\n" +
 	"PreAuthKey\x12#\n" +
 	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\x12\x0e\n" +
@@ -619,7 +639,8 @@ const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	" \x01(\tR\vdescription\x127\n" +
 	"\tlast_used\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x129\n" +
 	"\n" +
-	"revoked_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\"\xe0\x01\n" +
+	"revoked_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x14\n" +
+	"\x05state\x18\r \x01(\tR\x05state\"\x97\x02\n" +
 	"\x17CreatePreAuthKeyRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
 	"\breusable\x18\x02 \x01(\bR\breusable\x12\x1c\n" +
@@ -628,7 +649,8 @@ const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"expiration\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expiration\x12\x19\n" +
 	"\bacl_tags\x18\x05 \x03(\tR\aaclTags\x12 \n" +
-	"\vdescription\x18\x06 \x01(\tR\vdescription\"S\n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\x125\n" +
+	"\blifetime\x18\a \x01(\v2\x19.google.protobuf.DurationR\blifetime\"S\n" +
 	"\x18CreatePreAuthKeyResponse\x127\n" +
 	"\fpre_auth_key\x18\x01 \x01(\v2\x15.heddle.v1.PreAuthKeyR\n" +
 	"preAuthKey\"h\n" +
@@ -679,6 +701,7 @@ var file_heddle_v1_preauthkey_proto_goTypes = []any{
 	(*DeletePreAuthKeyResponse)(nil), // 8: heddle.v1.DeletePreAuthKeyResponse
 	(*User)(nil),                     // 9: heddle.v1.User
 	(*timestamppb.Timestamp)(nil),    // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
 }
 var file_heddle_v1_preauthkey_proto_depIdxs = []int32{
 	9,  // 0: heddle.v1.PreAuthKey.user:type_name -> heddle.v1.User
@@ -687,21 +710,22 @@ var file_heddle_v1_preauthkey_proto_depIdxs = []int32{
 	10, // 3: heddle.v1.PreAuthKey.last_used:type_name -> google.protobuf.Timestamp
 	10, // 4: heddle.v1.PreAuthKey.revoked_at:type_name -> google.protobuf.Timestamp
 	10, // 5: heddle.v1.CreatePreAuthKeyRequest.expiration:type_name -> google.protobuf.Timestamp
-	0,  // 6: heddle.v1.CreatePreAuthKeyResponse.pre_auth_key:type_name -> heddle.v1.PreAuthKey
-	0,  // 7: heddle.v1.ListPreAuthKeysResponse.pre_auth_keys:type_name -> heddle.v1.PreAuthKey
-	1,  // 8: heddle.v1.PreAuthKeyService.CreatePreAuthKey:input_type -> heddle.v1.CreatePreAuthKeyRequest
-	3,  // 9: heddle.v1.PreAuthKeyService.ListPreAuthKeys:input_type -> heddle.v1.ListPreAuthKeysRequest
-	5,  // 10: heddle.v1.PreAuthKeyService.ExpirePreAuthKey:input_type -> heddle.v1.ExpirePreAuthKeyRequest
-	7,  // 11: heddle.v1.PreAuthKeyService.DeletePreAuthKey:input_type -> heddle.v1.DeletePreAuthKeyRequest
-	2,  // 12: heddle.v1.PreAuthKeyService.CreatePreAuthKey:output_type -> heddle.v1.CreatePreAuthKeyResponse
-	4,  // 13: heddle.v1.PreAuthKeyService.ListPreAuthKeys:output_type -> heddle.v1.ListPreAuthKeysResponse
-	6,  // 14: heddle.v1.PreAuthKeyService.ExpirePreAuthKey:output_type -> heddle.v1.ExpirePreAuthKeyResponse
-	8,  // 15: heddle.v1.PreAuthKeyService.DeletePreAuthKey:output_type -> heddle.v1.DeletePreAuthKeyResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	11, // 6: heddle.v1.CreatePreAuthKeyRequest.lifetime:type_name -> google.protobuf.Duration
+	0,  // 7: heddle.v1.CreatePreAuthKeyResponse.pre_auth_key:type_name -> heddle.v1.PreAuthKey
+	0,  // 8: heddle.v1.ListPreAuthKeysResponse.pre_auth_keys:type_name -> heddle.v1.PreAuthKey
+	1,  // 9: heddle.v1.PreAuthKeyService.CreatePreAuthKey:input_type -> heddle.v1.CreatePreAuthKeyRequest
+	3,  // 10: heddle.v1.PreAuthKeyService.ListPreAuthKeys:input_type -> heddle.v1.ListPreAuthKeysRequest
+	5,  // 11: heddle.v1.PreAuthKeyService.ExpirePreAuthKey:input_type -> heddle.v1.ExpirePreAuthKeyRequest
+	7,  // 12: heddle.v1.PreAuthKeyService.DeletePreAuthKey:input_type -> heddle.v1.DeletePreAuthKeyRequest
+	2,  // 13: heddle.v1.PreAuthKeyService.CreatePreAuthKey:output_type -> heddle.v1.CreatePreAuthKeyResponse
+	4,  // 14: heddle.v1.PreAuthKeyService.ListPreAuthKeys:output_type -> heddle.v1.ListPreAuthKeysResponse
+	6,  // 15: heddle.v1.PreAuthKeyService.ExpirePreAuthKey:output_type -> heddle.v1.ExpirePreAuthKeyResponse
+	8,  // 16: heddle.v1.PreAuthKeyService.DeletePreAuthKey:output_type -> heddle.v1.DeletePreAuthKeyResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_preauthkey_proto_init() }

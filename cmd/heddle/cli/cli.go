@@ -1,0 +1,162 @@
+// Package cli owns heddle's command line: what people type, what they are
+// shown, and exit codes. Its commands are clients of the admin API; they
+// refuse to know rules of the tailnet, and open no database.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+)
+
+// app is one run of the command line.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	flags    struct {
+		config, socket, address, apiKeyFile, caFile string
+		output                                      string
+	}
+	conn *grpc.ClientConn // nil until a command needs the server
+	dial dialErrors
+}
+
+// Run runs one command line, without the program's name, and returns the exit
+// code. More commands (such as serve, which needs what this package must not know)
+// are added to the root; they find the flag --config by ConfigPath.
+func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer, more ...*cobra.Command) int {
+	a := &app{in: in, out: out, err: errOut}
+	root := a.root()
+	root.AddCommand(more...)
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	defer a.close()
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if fromCobra(err) {
+		err = usageError{err}
+	}
+	return a.report(cmd, err)
+}
+
+// fromCobra reports whether cobra itself refused the command line. It has no
+// types for these errors.
+func fromCobra(err error) bool {
+	for _, start := range []string{"unknown command", "if any flags in the group", "required flag"} {
+		if strings.HasPrefix(err.Error(), start) {
+			return true
+		}
+	}
+	return false
+}
+
+// ConfigPath returns the configuration file that cmd, a command added by Run's
+// caller, was given: by --config, else by HEDDLE_CONFIG. Empty if by neither.
+func ConfigPath(cmd *cobra.Command) string {
+	path, _ := cmd.Flags().GetString("config")
+	if path == "" {
+		path = os.Getenv("HEDDLE_CONFIG")
+	}
+	return path
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "heddle",
+		Short: "Self-hosted control server for Tailscale clients",
+		Long: `heddle is a control server that stock Tailscale clients log in to.
+
+Commands talk to a running server: on this machine through its socket, which
+is found from --config or --socket, or elsewhere with --address and an API key.
+
+Exit codes: 0 done; 2 the command or what it was given is wrong; 3 what it names does
+not exist; 4 it exists already, or a precondition does not hold; 5 not allowed;
+1 anything else.`,
+		Example: `  heddle serve
+  heddle users create alice
+  heddle preauthkeys create --user alice
+  heddle nodes list
+  HEDDLE_API_KEY=tskey-api-… heddle --address vpn.example.com:443 nodes list -o json`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.flags.config, "config", "", "the server's configuration `file` (HEDDLE_CONFIG)")
+	f.StringVar(&a.flags.socket, "socket", "", "`path` of the server's socket (HEDDLE_SOCKET)")
+	f.StringVar(&a.flags.address, "address", "", "`host:port` of a server elsewhere, reached over TLS (HEDDLE_ADDRESS)")
+	f.StringVar(&a.flags.apiKeyFile, "api-key-file", "", "`file` with the API key for --address (HEDDLE_API_KEY_FILE; or the key itself in HEDDLE_API_KEY)")
+	f.StringVar(&a.flags.caFile, "ca-file", "", "PEM `file` with the CA of --address, if the system does not know it")
+	f.StringVarP(&a.flags.output, "output", "o", "", "`format`: table, json or yaml (HEDDLE_OUTPUT)")
+	root.MarkFlagsMutuallyExclusive("socket", "address")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags() }
+	root.AddCommand(
+		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
+		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
+	)
+	return root
+}
+
+func (a *app) checkFlags() error {
+	if a.flags.output == "" {
+		a.flags.output = os.Getenv("HEDDLE_OUTPUT")
+	}
+	switch a.flags.output {
+	case "":
+		a.flags.output = formatTable
+	case formatTable, formatJSON, formatYAML:
+	default:
+		return usagef("unknown output format %q: there are table, json and yaml", a.flags.output)
+	}
+	return nil
+}
+
+// group makes a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+			if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+				msg += fmt.Sprintf(": did you mean %s?", strings.Join(like, " or "))
+			}
+			return usageError{errors.New(msg)}
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	g.SuggestionsMinimumDistance = 2
+	g.AddCommand(commands...)
+	return g
+}
+
+// args wants from min to max arguments; max < 0 means any number.
+func args(min, max int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < min:
+			return usagef("an argument is missing: %s", cmd.UseLine())
+		case max >= 0 && len(args) > max:
+			return usagef("unexpected argument %q: %s", args[max], cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// hint prints a line that is not part of the output.
+func (a *app) hint(format string, args ...any) {
+	fmt.Fprintln(a.err, clean(fmt.Sprintf(format, args...)))
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	v1 "heddle/proto/heddle/v1"
+)
+
+// Exit codes.
+const (
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNotFound = 3
+	exitConflict = 4
+	exitDenied   = 5
+)
+
+// exitCodes is the table of gRPC codes as exit codes; the others are exitFailed.
+var exitCodes = map[codes.Code]int{
+	codes.InvalidArgument:    exitUsage,
+	codes.NotFound:           exitNotFound,
+	codes.FailedPrecondition: exitConflict,
+	codes.AlreadyExists:      exitConflict,
+	codes.Aborted:            exitConflict,
+	codes.PermissionDenied:   exitDenied,
+	codes.Unauthenticated:    exitDenied,
+}
+
+// usageError is a command line that cannot be meant.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitCode returns the exit code for err.
+func exitCode(err error) int {
+	if errors.As(err, &usageError{}) {
+		return exitUsage
+	}
+	if st, ok := status.FromError(err); ok {
+		if code, ok := exitCodes[st.Code()]; ok {
+			return code
+		}
+	}
+	return exitFailed
+}
+
+// report tells the person what went wrong, and returns the exit code.
+func (a *app) report(cmd *cobra.Command, err error) int {
+	code := exitCode(err)
+	if a.dial.explains(err) {
+		err = a.dial.last()
+		code = exitCode(err)
+	}
+	a.hint("heddle: %s", message(err))
+	if errors.As(err, &usageError{}) {
+		a.hint("Run '%s --help' for help.", cmd.CommandPath())
+	}
+	return code
+}
+
+// message returns the text of err for people.
+func message(err error) string {
+	if errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled {
+		return "interrupted"
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return err.Error()
+	}
+	switch st.Code() {
+	case codes.DeadlineExceeded:
+		return "the server did not answer in time; look at its log, or try again"
+	case codes.Unimplemented:
+		return "the server does not know this command: is it older than this program? (" + st.Message() + ")"
+	}
+	return st.Message()
+}
+
+// problemsOf returns the problems of a policy that err tells of.
+func problemsOf(err error) []*v1.PolicyProblem {
+	for _, d := range status.Convert(err).Details() {
+		if p, ok := d.(*v1.PolicyProblems); ok {
+			return p.GetProblems()
+		}
+	}
+	return nil
+}

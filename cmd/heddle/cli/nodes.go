@@ -1,0 +1,390 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "heddle/proto/heddle/v1"
+)
+
+func (a *app) nodesCommand() *cobra.Command {
+	g := group("nodes", "The devices of the tailnet",
+		a.nodeList(), a.nodeShow(), a.nodeRename(), a.nodeDelete(), a.nodeExpire(), a.nodeTag(),
+		a.nodeApproveRoutes(), a.nodeListRoutes(), a.register("register"))
+	g.Aliases = []string{"node", "machines", "machine"}
+	g.Long = g.Short + ".\n\nWhere a command wants a NODE, give its ID, its name or one of its addresses."
+	return g
+}
+
+func (a *app) nodes() (v1.NodeServiceClient, error) {
+	conn, err := a.server()
+	if err != nil {
+		return nil, err
+	}
+	return v1.NewNodeServiceClient(conn), nil
+}
+
+func (a *app) nodeList() *cobra.Command {
+	req := &v1.ListNodesRequest{}
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List nodes",
+		Example: "  heddle nodes list\n  heddle nodes list --user alice\n  heddle nodes list --tag tag:server -o json",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			list, err := all(func(token string) ([]*v1.Node, string, error) {
+				req.PageToken = token
+				resp, err := c.ListNodes(cmd.Context(), req)
+				return resp.GetNodes(), resp.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			hint := "There are no nodes yet; `heddle preauthkeys create --user USER` makes a key that one can join with."
+			if req.GetUser()+req.GetTag() != "" {
+				hint = "There are no such nodes."
+			}
+			return showList(a, list, hint, func() {
+				t := newTable("ID", "NAME", "OWNER", "ADDRESSES", "STATUS", "LAST SEEN", "KEY EXPIRES")
+				for _, n := range list {
+					t.add(n.GetId(), n.GetGivenName(), ownerText(n.GetUser(), n.GetTags()), strings.Join(n.GetIpAddresses(), " "),
+						nodeStatus(n), when(n.GetLastSeen(), "never"), when(n.GetExpiry(), "never"))
+				}
+				a.print(t)
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&req.User, "user", "u", "", "only that user's nodes: `ID`, name or e-mail address")
+	cmd.Flags().StringVarP(&req.Tag, "tag", "t", "", "only nodes with that `tag`")
+	return cmd
+}
+
+func nodeStatus(n *v1.Node) cell {
+	switch {
+	case n.GetExpired():
+		return cell{"expired", red}
+	case n.GetOnline():
+		return cell{"online", green}
+	}
+	return cell{"offline", dim}
+}
+
+func (a *app) nodeShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show NODE",
+		Aliases: []string{"get"},
+		Short:   "Show all that is known of a node",
+		Example: "  heddle nodes show laptop\n  heddle nodes show 100.64.0.7 -o yaml",
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			resp, err := c.GetNode(cmd.Context(), &v1.GetNodeRequest{Node: args[0]})
+			if err != nil {
+				return err
+			}
+			return a.show(resp.GetNode(), func() { a.print(nodeTable(resp.GetNode())) })
+		},
+	}
+}
+
+var methodTexts = map[v1.RegisterMethod]string{
+	v1.RegisterMethod_REGISTER_METHOD_AUTH_KEY: "pre-auth key",
+	v1.RegisterMethod_REGISTER_METHOD_CLI:      "an administrator",
+	v1.RegisterMethod_REGISTER_METHOD_OIDC:     "login at the identity provider",
+}
+
+func nodeTable(n *v1.Node) *table {
+	t := newTable("FIELD", "VALUE")
+	list := func(items []string) string { return or(strings.Join(items, " ")) }
+	t.add("ID", n.GetId())
+	t.add("name", n.GetGivenName())
+	t.add("MagicDNS name", n.GetDnsName())
+	t.add("host name", or(n.GetName()))
+	t.add("owner", ownerText(n.GetUser(), n.GetTags()))
+	t.add("addresses", list(n.GetIpAddresses()))
+	t.add("status", nodeStatus(n))
+	t.add("last seen", when(n.GetLastSeen(), "never"))
+	t.add("created", when(n.GetCreatedAt(), "-"))
+	t.add("admitted by", or(methodTexts[n.GetRegisterMethod()]))
+	t.add("key expires", when(n.GetExpiry(), "never"))
+	t.add("ephemeral", yesNo(n.GetEphemeral()))
+	t.add("advertised routes", list(n.GetAvailableRoutes()))
+	t.add("approved routes", list(n.GetApprovedRoutes()))
+	t.add("carried routes", list(n.GetSubnetRoutes()))
+	t.add("system", or(n.GetOs()))
+	t.add("client", or(n.GetClientVersion()))
+	t.add("endpoints", list(n.GetEndpoints()))
+	t.add("home relay", or(strings.TrimPrefix(fmt.Sprint(n.GetHomeDerp()), "0")))
+	t.add("stable ID", n.GetStableId())
+	t.add("node key", n.GetNodeKey())
+	t.add("machine key", n.GetMachineKey())
+	return t
+}
+
+func (a *app) nodeRename() *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:     "rename NODE NEW-NAME",
+		Short:   "Give a node a name that its host name no longer changes",
+		Example: "  heddle nodes rename 7 build-server\n  heddle nodes rename build-server --follow-hostname",
+		Args:    args(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &v1.RenameNodeRequest{Node: args[0]}
+			switch {
+			case follow && len(args) == 2:
+				return usagef("give either a new name or --follow-hostname")
+			case !follow && (len(args) < 2 || args[1] == ""):
+				return usagef("the new name is missing: %s", cmd.UseLine())
+			case !follow:
+				req.NewName = args[1]
+			}
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			resp, err := c.RenameNode(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return a.done(resp.GetNode(), "node %d is now called %s", resp.GetNode().GetId(), resp.GetNode().GetGivenName())
+		},
+	}
+	cmd.Flags().BoolVar(&follow, "follow-hostname", false, "name it after its host name again")
+	return cmd
+}
+
+func (a *app) nodeDelete() *cobra.Command {
+	var confirm *confirmer
+	cmd := &cobra.Command{
+		Use:     "delete NODE",
+		Aliases: []string{"remove", "rm"},
+		Short:   "Delete a node; its device must log in again",
+		Example: "  heddle nodes delete laptop\n  heddle nodes delete 7 --yes",
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := confirm.possible(); err != nil {
+				return err
+			}
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			// The node that is asked about is the one that is deleted, whatever
+			// its name or address means by then.
+			found, err := c.GetNode(cmd.Context(), &v1.GetNodeRequest{Node: args[0]})
+			if err != nil {
+				return err
+			}
+			n := found.GetNode()
+			err = confirm.ask("Delete node %d (%s of %s)?", n.GetId(), n.GetGivenName(), ownerText(n.GetUser(), n.GetTags()))
+			if err != nil {
+				return err
+			}
+			resp, err := c.DeleteNode(cmd.Context(), &v1.DeleteNodeRequest{Node: fmt.Sprint(n.GetId())})
+			if err != nil {
+				return err
+			}
+			return a.done(resp, "node %d (%s) is deleted", n.GetId(), n.GetGivenName())
+		},
+	}
+	confirm = a.confirmer(cmd)
+	return cmd
+}
+
+func (a *app) nodeExpire() *cobra.Command {
+	var extend durationValue
+	var at string
+	var never bool
+	cmd := &cobra.Command{
+		Use:   "expire NODE",
+		Short: "Make a node log in again, or say when it has to",
+		Example: `  heddle nodes expire laptop                 # now
+  heddle nodes expire laptop --extend 90d    # in 90 days, also if it has expired
+  heddle nodes expire laptop --at 2030-01-31T00:00:00Z
+  heddle nodes expire laptop --never`,
+		Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &v1.ExpireNodeRequest{Node: args[0], DisableExpiry: never}
+			if extend > 0 {
+				req.Extend = durationpb.New(time.Duration(extend))
+			}
+			if at != "" {
+				t, err := time.Parse(time.RFC3339, at)
+				if err != nil {
+					return usagef("--at %q: write a time like 2030-01-31T00:00:00Z", at)
+				}
+				req.Expiry = timestamppb.New(t)
+			}
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			resp, err := c.ExpireNode(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			n := resp.GetNode()
+			switch {
+			case n.GetExpired():
+				return a.done(n, "node %d (%s) has expired: its device must log in again", n.GetId(), n.GetGivenName())
+			case n.GetExpiry() == nil:
+				return a.done(n, "node %d (%s) never expires", n.GetId(), n.GetGivenName())
+			}
+			return a.done(n, "node %d (%s) expires %s", n.GetId(), n.GetGivenName(), when(n.GetExpiry(), ""))
+		},
+	}
+	cmd.Flags().Var(&extend, "extend", "after that time from now: 24h, 90d, 1y")
+	cmd.Flags().StringVar(&at, "at", "", "at that `time`")
+	cmd.Flags().BoolVar(&never, "never", false, "not at all")
+	cmd.MarkFlagsMutuallyExclusive("extend", "at", "never")
+	return cmd
+}
+
+func (a *app) nodeTag() *cobra.Command {
+	var tags []string
+	cmd := &cobra.Command{
+		Use:   "tag NODE TAG[,TAG…]",
+		Short: "Replace the tags of a node, which then belongs to no user",
+		Example: `  heddle nodes tag web-1 tag:web
+  heddle nodes tag 7 tag:web,tag:prod`,
+		Args: args(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list := splitList(append(args[1:], tags...))
+			if len(list) == 0 {
+				return usagef("a tag is missing: %s", cmd.UseLine())
+			}
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			resp, err := c.SetTags(cmd.Context(), &v1.SetTagsRequest{Node: args[0], Tags: list})
+			if err != nil {
+				return err
+			}
+			n := resp.GetNode()
+			return a.done(n, "node %d (%s) has the tags %s", n.GetId(), n.GetGivenName(), strings.Join(n.GetTags(), ", "))
+		},
+	}
+	cmd.Flags().StringSliceVarP(&tags, "tags", "t", nil, "the same as the argument")
+	return cmd
+}
+
+func (a *app) nodeApproveRoutes() *cobra.Command {
+	var set, add, remove []string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "approve-routes NODE [PREFIX[,PREFIX…]]",
+		Short: "Say which routes of a node are used",
+		Long: `Says which routes of a node are used. The prefixes replace what was approved;
+an empty argument ("") approves nothing. --add and --remove change it instead. Either
+exit route (0.0.0.0/0, ::/0) stands for both.`,
+		Example: `  heddle nodes approve-routes gateway 192.168.1.0/24,10.0.0.0/8
+  heddle nodes approve-routes gateway --add 0.0.0.0/0     # make it an exit node
+  heddle nodes approve-routes gateway --remove 10.0.0.0/8
+  heddle nodes approve-routes gateway ""                  # none`,
+		Args: args(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &v1.SetApprovedRoutesRequest{
+				Node: args[0], Routes: splitList(append(args[1:], set...)), Add: splitList(add), Remove: splitList(remove), Force: force,
+			}
+			edits := cmd.Flags().Changed("add") || cmd.Flags().Changed("remove")
+			given := len(args) > 1 || cmd.Flags().Changed("routes")
+			switch {
+			case edits && given:
+				return usagef("prefixes replace what is approved, --add and --remove change it: give either")
+			case !edits && !given:
+				return usagef("the prefixes are missing: %s", cmd.UseLine())
+			case edits && len(req.Add)+len(req.Remove) == 0:
+				return usagef("--add and --remove want a prefix")
+			}
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			resp, err := c.SetApprovedRoutes(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			n := resp.GetNode()
+			if len(n.GetApprovedRoutes()) == 0 {
+				return a.done(n, "node %d (%s) has no approved routes", n.GetId(), n.GetGivenName())
+			}
+			return a.done(n, "node %d (%s) has the approved routes %s", n.GetId(), n.GetGivenName(), strings.Join(n.GetApprovedRoutes(), ", "))
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&add, "add", nil, "approve these `prefixes` too")
+	f.StringSliceVar(&remove, "remove", nil, "approve these `prefixes` no longer")
+	f.StringSliceVarP(&set, "routes", "r", nil, "the same as the argument")
+	f.BoolVar(&force, "force", false, "approve also what the node does not advertise (yet)")
+	return cmd
+}
+
+func (a *app) nodeListRoutes() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list-routes [NODE]",
+		Aliases: []string{"routes"},
+		Short:   "List the routes of one node or of all",
+		Example: "  heddle nodes list-routes\n  heddle nodes list-routes gateway -o json",
+		Args:    args(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			req := &v1.ListRoutesRequest{}
+			if len(args) == 1 {
+				req.Node = args[0]
+			}
+			list, err := all(func(token string) ([]*v1.Route, string, error) {
+				req.PageToken = token
+				resp, err := c.ListRoutes(cmd.Context(), req)
+				return resp.GetRoutes(), resp.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			hint := "There are no routes; `tailscale set --advertise-routes=PREFIX` on a device offers one."
+			return showList(a, list, hint, func() {
+				t := newTable("NODE ID", "NODE", "ROUTE", "ADVERTISED", "APPROVED", "CARRIES IT")
+				for _, r := range list {
+					t.add(r.GetNodeId(), r.GetNode(), r.GetPrefix(), yesNo(r.GetAdvertised()), approval(r), carrying(r))
+				}
+				a.print(t)
+			})
+		},
+	}
+}
+
+func approval(r *v1.Route) cell {
+	if r.GetApproved() {
+		return cell{"yes", green}
+	}
+	return cell{"no", yellow}
+}
+
+// carrying tells whether clients send traffic that way.
+func carrying(r *v1.Route) cell {
+	switch {
+	case r.GetPrimary() && r.GetExit():
+		return cell{"exit node", green}
+	case r.GetPrimary():
+		return cell{"yes", green}
+	case r.GetApproved() && r.GetAdvertised():
+		return cell{"standby", dim}
+	}
+	return cell{"no", dim}
+}

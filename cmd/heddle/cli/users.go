@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	v1 "heddle/proto/heddle/v1"
+)
+
+func (a *app) usersCommand() *cobra.Command {
+	g := group("users", "The people who own devices and keys",
+		a.userCreate(), a.userList(), a.userRename(), a.userDelete())
+	g.Aliases = []string{"user"}
+	return g
+}
+
+func (a *app) users() (v1.UserServiceClient, error) {
+	conn, err := a.server()
+	if err != nil {
+		return nil, err
+	}
+	return v1.NewUserServiceClient(conn), nil
+}
+
+func (a *app) userCreate() *cobra.Command {
+	req := &v1.CreateUserRequest{}
+	cmd := &cobra.Command{
+		Use:     "create NAME",
+		Aliases: []string{"add", "new"},
+		Short:   "Make a user",
+		Example: "  heddle users create alice\n  heddle users create bob@example.com --display-name 'Bob B.'",
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.users()
+			if err != nil {
+				return err
+			}
+			req.Name = args[0]
+			resp, err := c.CreateUser(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return a.done(resp.GetUser(), "user %s has the ID %d", resp.GetUser().GetName(), resp.GetUser().GetId())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&req.DisplayName, "display-name", "d", "", "what other people are shown")
+	f.StringVarP(&req.Email, "email", "e", "", "mail address by which policies know the user")
+	f.StringVarP(&req.PictureUrl, "picture-url", "p", "", "URL of a picture")
+	f.StringVar(&req.Role, "role", "", "owner, admin, it-admin, network-admin, billing-admin, auditor or member")
+	return cmd
+}
+
+func (a *app) userList() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List users",
+		Example: "  heddle users list\n  heddle users list -o json",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.users()
+			if err != nil {
+				return err
+			}
+			list, err := all(func(token string) ([]*v1.User, string, error) {
+				resp, err := c.ListUsers(cmd.Context(), &v1.ListUsersRequest{PageToken: token})
+				return resp.GetUsers(), resp.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			return showList(a, list, "There are no users yet; `heddle users create NAME` makes one.", func() {
+				t := newTable("ID", "NAME", "DISPLAY NAME", "EMAIL", "ROLE", "CREATED")
+				for _, u := range list {
+					t.add(u.GetId(), u.GetName(), or(u.GetDisplayName()), or(u.GetEmail()), u.GetRole(), when(u.GetCreatedAt(), "-"))
+				}
+				a.print(t)
+			})
+		},
+	}
+}
+
+// all returns the items of all pages that get returns.
+func all[T any](get func(token string) ([]T, string, error)) ([]T, error) {
+	var out []T
+	for token := ""; ; {
+		items, next, err := get(token)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, items...)
+		if next == "" {
+			return out, nil
+		}
+		token = next
+	}
+}
+
+func (a *app) userRename() *cobra.Command {
+	return &cobra.Command{
+		Use:     "rename USER NEW-NAME",
+		Short:   "Give a user another name; a policy that names the user must follow",
+		Example: "  heddle users rename alice alicia\n  heddle users rename 3 carol@example.com",
+		Args:    args(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.users()
+			if err != nil {
+				return err
+			}
+			resp, err := c.RenameUser(cmd.Context(), &v1.RenameUserRequest{User: args[0], NewName: args[1]})
+			if err != nil {
+				return err
+			}
+			return a.done(resp.GetUser(), "user %d is now called %s", resp.GetUser().GetId(), resp.GetUser().GetName())
+		},
+	}
+}
+
+func (a *app) userDelete() *cobra.Command {
+	var confirm *confirmer
+	cmd := &cobra.Command{
+		Use:     "delete USER",
+		Aliases: []string{"remove", "rm", "destroy"},
+		Short:   "Delete a user who owns no nodes, and their pre-auth keys",
+		Example: "  heddle users delete alice\n  heddle users delete 3 --yes",
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := confirm.possible(); err != nil {
+				return err
+			}
+			c, err := a.users()
+			if err != nil {
+				return err
+			}
+			if err := confirm.ask("Delete user %s and the user's pre-auth keys?", args[0]); err != nil {
+				return err
+			}
+			resp, err := c.DeleteUser(cmd.Context(), &v1.DeleteUserRequest{User: args[0]})
+			if err != nil {
+				return err
+			}
+			return a.done(resp, "user %s is deleted", args[0])
+		},
+	}
+	confirm = a.confirmer(cmd)
+	return cmd
+}
+
+func (a *app) authCommand() *cobra.Command {
+	return group("auth", "Logins that wait for a person", a.register("register"))
+}
+
+// register makes the command that admits a device which waits; there is one
+// under auth and, as an older habit, one under nodes.
+func (a *app) register(use string) *cobra.Command {
+	var user, id string
+	cmd := &cobra.Command{
+		Use:     use + " --user USER [ID]",
+		Short:   "Admit the device that shows ID on its login page",
+		Example: "  heddle auth register --user alice 5f3hq2…\n  heddle nodes register --user alice --auth-id 5f3hq2…",
+		Args:    args(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 1 && id != "":
+				return usagef("give the ID once, as argument or as --auth-id")
+			case len(args) == 1:
+				id = args[0]
+			case id == "":
+				return usagef("which device? Give the ID that its login page shows")
+			}
+			if user == "" {
+				return usagef("whose device will it be? Give --user")
+			}
+			return a.registerNode(cmd.Context(), user, id)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&user, "user", "u", "", "whose device it will be: `ID`, name or e-mail address")
+	f.StringVar(&id, "auth-id", "", "the `ID` that the login page shows")
+	f.StringVarP(&id, "key", "k", "", "")
+	f.MarkHidden("key") // what headscale calls it
+	return cmd
+}
+
+func (a *app) registerNode(ctx context.Context, user, id string) error {
+	conn, err := a.server()
+	if err != nil {
+		return err
+	}
+	resp, err := v1.NewAuthServiceClient(conn).AuthRegister(ctx, &v1.AuthRegisterRequest{User: user, AuthId: id})
+	if err != nil {
+		return err
+	}
+	n := resp.GetNode()
+	return a.done(n, "node %s of user %s has joined with the ID %s", n.GetGivenName(), n.GetUser().GetName(), fmt.Sprint(n.GetId()))
+}

@@ -1,0 +1,27 @@
+// Command heddle is a control server for stock Tailscale clients, and its
+// command line.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"heddle/api"
+	"heddle/cmd/heddle/cli"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the program at once.
+	context.AfterFunc(ctx, stop)
+	version, commit := cli.Version()
+	serve := serveCommand(api.Version{Version: version, Commit: commit, MinClient: "v1.80"})
+	return cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, serve)
+}
