@@ -136,11 +136,10 @@ type sshRule struct {
 	check   bool
 	period  time.Duration // of check; 0: ask always
 	logins  map[string]string
-	// localpart is the domain of localpart:*@domain; "": none.
-	localpart string
-	acceptEnv []string
-	recorder  int32 // set; of tags
-	enforce   bool
+	localparts []string // the domains of localpart:*@domain
+	acceptEnv  []string
+	recorder   int32 // set; of tags
+	enforce    bool
 }
 
 type attrRule struct {

@@ -34,7 +34,7 @@ func (d *Doc) sshOrder(fn func(i int, r *sshRule) bool) {
 // ownDevices reports whether a rule lets a user of its sources into own devices.
 // Rules with localpart do so whatever their destination, as recorded.
 func (r *sshRule) ownDevices(login string, d *Doc) bool {
-	return r.self || r.dstUser == login && login != "" || r.localpart != "" && (r.dstUser != "" || len(d.sets[r.dst].terms) > 0)
+	return r.self || r.dstUser == login && login != "" || len(r.localparts) > 0 && (r.dstUser != "" || len(d.sets[r.dst].terms) > 0)
 }
 
 // SSH returns the SSH policy of a node; nil if nobody may connect. Rules of a
@@ -99,7 +99,7 @@ func (c *Compiled) wireSSH(r *sshRule, nodes []*node) []*tailcfg.SSHRule {
 			})
 		}
 	}
-	if r.localpart == "" {
+	if len(r.localparts) == 0 {
 		add(nodes, r.logins)
 		return out
 	}
@@ -120,9 +120,12 @@ func (c *Compiled) wireSSH(r *sshRule, nodes []*node) []*tailcfg.SSHRule {
 }
 
 // local returns the login that localpart:*@domain gives a user.
-func (r *sshRule) local(login string) (string, bool) {
-	local, ok := strings.CutSuffix(login, "@"+r.localpart)
-	return local, ok && local != "" && r.localpart != ""
+func (r *sshRule) local(user string) (string, bool) {
+	at := strings.LastIndexByte(user, '@')
+	if at <= 0 || !slices.Contains(r.localparts, user[at+1:]) {
+		return "", false
+	}
+	return user[:at], true
 }
 
 // login is that of the node's user, "" for tagged nodes.

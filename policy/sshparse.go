@@ -122,11 +122,7 @@ func (p *parser) sshUsers(v *hujson.Value, r *sshRule, users []text) {
 		case login == "" || login == "*":
 			p.fail(u.off, "user %q is not valid; use \"autogroup:nonroot\" for all but root", u.s)
 		case isLocalpart:
-			if domain == "" || r.localpart != "" && r.localpart != domain {
-				p.fail(u.off, "user %q: there can be one localpart:*@DOMAIN in a rule", u.s)
-				continue
-			}
-			r.localpart = domain
+			r.localparts = append(r.localparts, domain)
 			p.deferCheck(u.off, domain, "")
 		case login == "autogroup:nonroot":
 			r.logins["*"] = "="

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/tailscale/hujson"
-	"go4.org/netipx"
-	"tailscale.com/tailcfg"
 )
 
 var (
@@ -186,7 +184,7 @@ func (r *testRun) subjects(at placed, allowed kind) ([]*node, error) {
 		if r.doc.cidr(s) || len(tm.prefixes) != 1 || !tm.prefixes[0].IsSingleIP() {
 			return nil, fmt.Errorf("%q is not one host", s)
 		}
-		return []*node{r.hostAt(tm.prefixes[0].Addr())}, nil
+		return []*node{r.at(tm.prefixes[0].Addr())}, nil
 	}
 	var out []*node
 	for _, n := range r.nodes {
@@ -233,28 +231,6 @@ func (r *testRun) imagined(tm term) []*node {
 		i = r.doc.newIdentity([]string{tm.name, "autogroup:member"})
 	}
 	return []*node{{ident: i, sat: r.doc.satisfied(nil)}}
-}
-
-// hostAt is the node with an address, or a host that is not a node.
-func (r *testRun) hostAt(a netip.Addr) *node {
-	for _, n := range r.nodes {
-		if n.IPv4 == a || n.IPv6 == a {
-			// Only this one of its addresses is meant.
-			same := *n
-			same.IPv4, same.IPv6 = a, netip.Addr{}
-			same.addr = sorted(r.doc.prefixes.containing(nil, host(a)))
-			return &same
-		}
-	}
-	n := &node{Node: Node{IPv4: a}, ident: &identity{}, addr: sorted(r.doc.prefixes.containing(nil, host(a))), sat: []int32{0}}
-	if r.doc.danger >= 0 {
-		n.ident.terms = append(n.ident.terms, r.doc.danger)
-	}
-	inTailnet := slices.ContainsFunc(tailnetRanges, func(x netipx.IPRange) bool { return x.Contains(a) })
-	if r.doc.any >= 0 && (inTailnet || slices.ContainsFunc(r.routing.subnets, func(p netip.Prefix) bool { return p.Contains(a) })) {
-		n.ident.terms = sorted(append(n.ident.terms, r.doc.any))
-	}
-	return n
 }
 
 func (r *testRun) access(t *accessTest) {
@@ -350,37 +326,12 @@ func (r *testRun) target(dst placed) ([]*node, uint16, error) {
 // reaches evaluates the rules for one flow.
 func (r *testRun) reaches(s, t *node, proto int, port uint16) bool {
 	for i := range r.doc.rules {
-		if rl := &r.doc.rules[i]; r.matches(rl, s, t) && rl.allows(proto, port) {
+		rl := &r.doc.rules[i]
+		if r.from(rl, s) && (r.toSelf(rl, s, t) || r.to(rl, t)) && rl.allows(proto, port) {
 			return true
 		}
 	}
 	return false
-}
-
-// matches reports whether a rule is from s to t, whatever the flow.
-func (c *Compiled) matches(rl *rule, s, t *node) bool {
-	d := c.doc
-	src, dst := &d.sets[rl.src], &d.sets[rl.dst]
-	if !hasAny(s.ident.terms, src.terms) && !hasAny(s.addr, src.terms) || !slices.Contains(s.sat, src.check) {
-		return false
-	}
-	if rl.self && s.ident.user != nil && s.ident.user == t.ident.user {
-		return true
-	}
-	if hasAny(t.ident.terms, dst.terms) || hasAny(t.addr, dst.terms) {
-		return true
-	}
-	return slices.Contains(dst.terms, d.any) || slices.Contains(dst.terms, d.internet) && internetSet.Contains(t.IPv4)
-}
-
-func (rl *rule) allows(proto int, port uint16) bool {
-	return slices.ContainsFunc(rl.flows, func(f flows) bool {
-		protos := f.protos
-		if protos == nil {
-			protos = defaultProtos
-		}
-		return slices.Contains(protos, proto) && slices.ContainsFunc(f.ports, func(pr tailcfg.PortRange) bool { return pr.Contains(port) })
-	})
 }
 
 func (r *testRun) ssh(t *sshTest) {

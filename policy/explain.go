@@ -1,0 +1,191 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+
+	"go4.org/netipx"
+	"tailscale.com/tailcfg"
+)
+
+// Explanation tells why a flow is allowed or not.
+type Explanation struct {
+	Allowed bool
+	// Lines are those of the acls and grants that allow it, in order.
+	Lines []int
+	// At are the nodes whose packet filter decides: the destination itself, or
+	// the routers or exit nodes that have an approved route to it. Empty: the
+	// address is nowhere.
+	At []NodeID
+	// Entries are the parts of the filters of these nodes that allow the flow.
+	Entries []tailcfg.FilterRule
+}
+
+// Explain evaluates the rules for a flow between two addresses as the packet
+// filter of clients does. proto is an IP protocol number; port counts for TCP,
+// UDP and SCTP only. Clients let ICMP pass to any address that something is
+// allowed to, and other protocols without ports only under rules of all ports.
+// If several routers serve the destination, one that allows the flow is enough.
+func (c *Compiled) Explain(src, dst netip.Addr, proto int, port uint16) Explanation {
+	var out Explanation
+	s := c.at(src)
+	for _, t := range c.serving(dst) {
+		out.At = append(out.At, t.ID)
+		own := t.IPv4 == dst || t.IPv6 == dst
+		for i := range c.doc.rules {
+			rl := &c.doc.rules[i]
+			if c.from(rl, s) && rl.passes(dst, proto, port) && (own && c.toSelf(rl, s, t) || c.toAt(rl, t, dst)) && !slices.Contains(out.Lines, rl.line) {
+				out.Lines = append(out.Lines, rl.line)
+			}
+		}
+		for _, g := range c.Filter(t.ID) {
+			for _, r := range g.Rules {
+				if one, ok := allowing(r, src, dst, proto, port); ok {
+					out.Entries = append(out.Entries, one)
+				}
+			}
+		}
+	}
+	slices.Sort(out.Lines)
+	out.Allowed = len(out.Lines) > 0
+	return out
+}
+
+// serving returns the nodes that packets to an address come out at.
+func (c *Compiled) serving(dst netip.Addr) []*node {
+	var routers, exits []*node
+	for _, n := range c.nodes {
+		switch {
+		case n.IPv4 == dst || n.IPv6 == dst:
+			return []*node{n}
+		case slices.ContainsFunc(n.subnet, func(p netip.Prefix) bool { return p.Contains(dst) }):
+			routers = append(routers, n)
+		case slices.ContainsFunc(n.Approved, func(p netip.Prefix) bool { return p.Contains(dst) }):
+			exits = append(exits, n)
+		}
+	}
+	if len(routers) > 0 {
+		return routers
+	}
+	return exits
+}
+
+// allowing returns the part of a filter rule that allows a flow.
+func allowing(r tailcfg.FilterRule, src, dst netip.Addr, proto int, port uint16) (tailcfg.FilterRule, bool) {
+	covers := func(ips string, a netip.Addr) bool {
+		if ips == "*" {
+			return true
+		}
+		ps, err := parsePrefixes(ips)
+		return err == nil && slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	out := tailcfg.FilterRule{IPProto: r.IPProto}
+	for _, ips := range r.SrcIPs {
+		if covers(ips, src) {
+			out.SrcIPs = append(out.SrcIPs, ips)
+		}
+	}
+	for _, d := range r.DstPorts {
+		if covers(d.IP, dst) && passes(r.IPProto, d.Ports, dst, proto, port) {
+			out.DstPorts = append(out.DstPorts, d)
+		}
+	}
+	return out, len(out.SrcIPs) > 0 && len(out.DstPorts) > 0
+}
+
+// passes is the decision of a client about a protocol and a port.
+func passes(protos []int, ports tailcfg.PortRange, dst netip.Addr, proto int, port uint16) bool {
+	if dst.Is4() && proto == 1 || dst.Is6() && proto == 58 {
+		return true
+	}
+	if len(protos) == 0 {
+		protos = defaultProtos
+	}
+	if hasPorts([]int{proto}) {
+		return slices.Contains(protos, proto) && ports.Contains(port)
+	}
+	return slices.Contains(protos, proto) && ports == tailcfg.PortRangeAny
+}
+
+// at is the node with an address, seen by this one of its addresses only, or a
+// host that is not a node.
+func (c *Compiled) at(a netip.Addr) *node {
+	d := c.doc
+	addr := sorted(d.prefixes.containing(nil, host(a)))
+	for _, n := range c.nodes {
+		if n.IPv4 == a || n.IPv6 == a {
+			same := *n
+			same.IPv4, same.IPv6, same.addr = a, netip.Addr{}, addr
+			return &same
+		}
+	}
+	n := &node{Node: Node{IPv4: a}, ident: &identity{}, addr: addr, sat: []int32{0}}
+	if d.danger >= 0 {
+		n.ident.terms = append(n.ident.terms, d.danger)
+	}
+	inTailnet := slices.ContainsFunc(tailnetRanges, func(r netipx.IPRange) bool { return r.Contains(a) })
+	if d.any >= 0 && (inTailnet || slices.ContainsFunc(c.routing.subnets, func(p netip.Prefix) bool { return p.Contains(a) })) {
+		n.ident.terms = sorted(append(n.ident.terms, d.any))
+	}
+	return n
+}
+
+// from reports whether s is a source of the rule.
+func (c *Compiled) from(rl *rule, s *node) bool {
+	src := &c.doc.sets[rl.src]
+	return s.within(c.doc, rl.src) && slices.Contains(s.sat, src.check)
+}
+
+// toSelf reports whether t is a destination of the rule as a device of the
+// same user as s.
+func (c *Compiled) toSelf(rl *rule, s, t *node) bool {
+	return rl.self && s.ident.user != nil && s.ident.user == t.ident.user
+}
+
+// to reports whether t is a destination of the rule, whichever nodes route
+// there.
+func (c *Compiled) to(rl *rule, t *node) bool {
+	terms := c.doc.sets[rl.dst].terms
+	return t.within(c.doc, rl.dst) || slices.Contains(terms, c.doc.any) ||
+		slices.Contains(terms, c.doc.internet) && internetSet.Contains(t.IPv4)
+}
+
+// toAt reports whether the address dst at node t is a destination of the rule.
+func (c *Compiled) toAt(rl *rule, t *node, dst netip.Addr) bool {
+	d, s := c.doc, &c.doc.sets[rl.dst]
+	if len(s.via) > 0 && !slices.Contains(t.via, rl.dst) {
+		return false
+	}
+	own := t.IPv4 == dst || t.IPv6 == dst
+	return slices.ContainsFunc(s.terms, func(id int32) bool {
+		tm := &d.terms[id]
+		switch {
+		case id == d.any:
+			return true
+		case id == d.internet:
+			return t.exit && internetSet.Contains(dst)
+		case tm.prefixes != nil:
+			return slices.ContainsFunc(tm.prefixes, func(p netip.Prefix) bool { return p.Contains(dst) && t.touches(p, len(s.via) == 0) })
+		}
+		return own && len(s.via) == 0 && slices.Contains(t.ident.terms, id)
+	})
+}
+
+// allows reports whether the rule names a protocol and a port.
+func (rl *rule) allows(proto int, port uint16) bool {
+	return slices.ContainsFunc(rl.flows, func(f flows) bool {
+		protos := f.protos
+		if protos == nil {
+			protos = defaultProtos
+		}
+		return slices.Contains(protos, proto) &&
+			(!hasPorts([]int{proto}) || slices.ContainsFunc(f.ports, func(pr tailcfg.PortRange) bool { return pr.Contains(port) }))
+	})
+}
+
+// passes is allows as clients see it.
+func (rl *rule) passes(dst netip.Addr, proto int, port uint16) bool {
+	return slices.ContainsFunc(rl.flows, func(f flows) bool {
+		return slices.ContainsFunc(f.ports, func(pr tailcfg.PortRange) bool { return passes(f.protos, pr, dst, proto, port) })
+	})
+}
