@@ -25,9 +25,9 @@ const (
 	// could call Evict.
 	recheckInterval = 3 * time.Second
 
-	// stopTimeout bounds the end of Run. A TLS connection whose peer does not
-	// read takes up to 5 s to close (close_notify).
-	stopTimeout = 6 * time.Second
+	// stopTimeout bounds the end of Run. A connection whose peer does not read
+	// takes up to 2 s for a write of derpserver and 5 s for TLS to close.
+	stopTimeout = 8 * time.Second
 )
 
 // RelayConfig configures a Relay.
@@ -121,6 +121,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		defer close(lookups)
 		r.boot.run(ctx)
 	}()
+	defer func() { <-lookups }()
 	tick := time.NewTicker(recheckInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -138,7 +139,6 @@ func (r *Relay) Run(ctx context.Context) error {
 	case <-timeout.C:
 		return fmt.Errorf("derp: %d relay connections did not close within %v", r.conns.len(), stopTimeout)
 	}
-	<-lookups
 	return nil
 }
 

@@ -31,6 +31,12 @@ type mapServer struct {
 	asked  int
 }
 
+func (s *mapServer) requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
 func (s *mapServer) set(status int, body string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,12 +73,21 @@ func hosts(m *tailcfg.DERPMap) map[int]string {
 
 // published collects what Run publishes.
 type published struct {
+	mu   sync.Mutex
 	maps []map[int]string
+}
+
+func (p *published) add(m *tailcfg.DERPMap) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.maps = append(p.maps, hosts(m))
 }
 
 // since returns what was published since it was called last.
 func (p *published) since() []map[int]string {
 	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	maps := p.maps
 	p.maps = nil
 	return maps
@@ -85,12 +100,34 @@ func (p *published) check(t *testing.T, what string, want ...map[int]string) {
 	}
 }
 
+// logText is a log to look at.
+type logText struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// take returns what was logged since it was called last.
+func (l *logText) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.buf.Reset()
+	return l.buf.String()
+}
+
+func (l *logText) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
 // runSources runs s within a synctest bubble.
 func runSources(t *testing.T, s *derp.Sources) *published {
 	p := &published{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- s.Run(ctx, func(m *tailcfg.DERPMap) { p.maps = append(p.maps, hosts(m)) }) }()
+	go func() { done <- s.Run(ctx, p.add) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -115,14 +152,14 @@ func TestURLRefreshAndOutage(t *testing.T) {
 	cache := filepath.Join(t.TempDir(), "derp.json")
 	synctest.Test(t, func(t *testing.T) {
 		server := &mapServer{status: 500}
-		var log bytes.Buffer
+		var log logText
 		cfg := derp.SourcesConfig{
 			Embedded:  embedded,
 			URLs:      []string{"https://user:secret@maps.example/derp"},
 			CacheFile: cache,
 			Interval:  time.Hour,
 			Client:    &http.Client{Transport: server},
-			Log:       slog.New(slog.NewTextHandler(&log, nil)),
+			Log:       log.logger(),
 		}
 		s := newSources(t, cfg)
 		if diff := cmp.Diff(map[int]string{999: "home.example"}, hosts(s.Map())); diff != "" {
@@ -132,17 +169,19 @@ func TestURLRefreshAndOutage(t *testing.T) {
 		p.check(t, "start", map[int]string{999: "home.example"})
 
 		time.Sleep(15 * time.Minute) // of the bubble's clock
-		if p.check(t, "outage"); server.asked < 4 || server.asked > 12 {
-			t.Errorf("asked %d times in an outage of 15 minutes", server.asked)
+		p.check(t, "outage")
+		if n := server.requests(); n < 4 || n > 12 {
+			t.Errorf("asked %d times in an outage of 15 minutes", n)
 		}
 		server.set(200, mapJSON(1, "one.example"))
 		time.Sleep(time.Hour)
 		p.check(t, "end of the outage", map[int]string{1: "one.example", 999: "home.example"})
 
-		asked := server.asked
+		before := server.requests()
 		time.Sleep(24 * time.Hour)
-		if p.check(t, "a quiet day"); server.asked-asked < 22 || server.asked-asked > 27 {
-			t.Errorf("asked %d times in a day", server.asked-asked)
+		p.check(t, "a quiet day")
+		if n := server.requests() - before; n < 22 || n > 27 {
+			t.Errorf("asked %d times in a day", n)
 		}
 		for _, bad := range []struct {
 			status int
@@ -164,8 +203,8 @@ func TestURLRefreshAndOutage(t *testing.T) {
 		server.set(200, mapJSON(1, "two.example"))
 		time.Sleep(3 * time.Hour)
 		p.check(t, "new content", map[int]string{1: "two.example", 999: "home.example"})
-		if strings.Contains(log.String(), "secret") {
-			t.Errorf("the log tells the password: %s", &log)
+		if text := log.take(); strings.Contains(text, "secret") {
+			t.Errorf("the log tells the password: %s", text)
 		}
 	})
 	if info, err := os.Stat(cache); err != nil || info.Mode() != 0o600 {
@@ -191,8 +230,8 @@ func TestFilesAreWatched(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "derp.yaml")
 	writeFile(t, file, yamlMap(900, "one.example"))
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		s := newSources(t, derp.SourcesConfig{Files: []string{file}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		var log logText
+		s := newSources(t, derp.SourcesConfig{Files: []string{file}, Log: log.logger()})
 		p := runSources(t, s)
 		p.check(t, "start", map[int]string{900: "one.example"})
 		steps := []struct {
@@ -211,14 +250,14 @@ func TestFilesAreWatched(t *testing.T) {
 			{"regions taken out", func() error { return os.WriteFile(file, []byte("regions: {}\n"), 0o600) }, []map[int]string{{}}, 0},
 		}
 		for _, step := range steps {
-			log.Reset()
 			if err := step.change(); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute) // of the bubble's clock: many looks at the file
 			p.check(t, step.name, step.want...)
-			if n := strings.Count(log.String(), "level=ERROR"); n != step.logged {
-				t.Errorf("%s: %d errors logged, want %d:\n%s", step.name, n, step.logged, &log)
+			text := log.take()
+			if n := strings.Count(text, "level=ERROR"); n != step.logged {
+				t.Errorf("%s: %d errors logged, want %d:\n%s", step.name, n, step.logged, text)
 			}
 		}
 	})
@@ -237,13 +276,13 @@ func TestPrecedence(t *testing.T) {
 		server := &mapServer{status: 200, body: `{"Regions": {
 			"1": {"RegionID": 1, "Nodes": [{"Name": "1a", "RegionID": 1, "HostName": "url.example"}]},
 			"2": {"RegionID": 2, "Nodes": [{"Name": "2a", "RegionID": 2, "HostName": "url.example"}]}}}`}
-		var log bytes.Buffer
+		var log logText
 		s := newSources(t, derp.SourcesConfig{
 			Embedded: embedded,
 			Files:    []string{first, second},
 			URLs:     []string{"https://maps.example/"},
 			Client:   &http.Client{Transport: server},
-			Log:      slog.New(slog.NewTextHandler(&log, nil)),
+			Log:      log.logger(),
 		})
 		p := runSources(t, s)
 		files := map[int]string{900: "second.example", 902: "second.example", 999: "home.example"}
@@ -257,8 +296,9 @@ func TestPrecedence(t *testing.T) {
 				t.Errorf("at the start: %s", diff)
 			}
 		}
-		if want := "region 901 of " + first + " is left out: region 902 of " + second; !strings.Contains(log.String(), want) {
-			t.Errorf("%q is not in: %s", want, &log)
+		text := log.take()
+		if want := "region 901 of " + first + " is left out: region 902 of " + second; !strings.Contains(text, want) {
+			t.Errorf("%q is not in: %s", want, text)
 		}
 		if diff := cmp.Diff(map[int]float64{1: 3, 2: 2}, s.Map().HomeParams.RegionScore); diff != "" {
 			t.Error(diff)

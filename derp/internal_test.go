@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
+	"path/filepath"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"tailscale.com/derp"
+	"tailscale.com/net/stun"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 )
@@ -72,6 +75,27 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// derpserver may clear the deadline that aborts a read; the next one must fail
+// all the same.
+func TestCutConnectionReadsNothing(t *testing.T) {
+	c := &conn{ctx: t.Context(), relay: gateRelay(t, true), r: bytes.NewReader(firstFrame(key.NewNode().Public(), 100)), abort: func() {}}
+	if !c.cut() || c.cut() {
+		t.Error("a connection is cut once")
+	}
+	if n, err := c.Read(make([]byte, 100)); n != 0 || err == nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// To a client that came over IPv4 a dual-stack socket answers with an IPv4
+// address, which takes 12 bytes after the header of 20.
+func TestSTUNAnswersIPv4WithIPv4(t *testing.T) {
+	from := netip.MustParseAddrPort("[::ffff:192.0.2.1]:1234")
+	if answer := stunAnswer(stun.Request(stun.NewTxID()), from); len(answer) != 32 {
+		t.Errorf("answer of %d bytes", len(answer))
+	}
+}
+
 func TestPendingHandshakesAreBounded(t *testing.T) {
 	r := gateRelay(t, true)
 	var conns []*conn
@@ -92,6 +116,39 @@ func TestPendingHandshakesAreBounded(t *testing.T) {
 	}
 	if s := r.Stats(); s.Overloaded != 1 {
 		t.Errorf("stats %+v", s)
+	}
+}
+
+func TestPinnedRenewsWhileItRuns(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	relay := gateRelay(t, true)
+	p, err := ListenPinned(PinnedConfig{
+		Addr:     "127.0.0.1:0",
+		Hosts:    []string{"127.0.0.1"},
+		File:     filepath.Join(t.TempDir(), "relay.pem"),
+		Handler:  relay.Handler(),
+		MetaCert: relay.MetaCert(),
+		Now:      func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	first := p.Pin()
+	for _, step := range []struct {
+		after   time.Duration
+		renewed bool
+	}{{time.Hour, false}, {certValid - renewAhead, true}, {time.Hour, false}} {
+		now = now.Add(step.after)
+		changed, err := p.renew()
+		if err != nil || changed != step.renewed || (p.Pin() != first) != step.renewed {
+			t.Errorf("after %v: changed %v, %v, pin %s", step.after, changed, err, p.Pin())
+		}
+		first = p.Pin()
+	}
+	served, err := p.getCertificate(nil)
+	if err != nil || len(served.Certificate) != 2 || !bytes.Equal(served.Certificate[1], relay.MetaCert()) {
+		t.Errorf("served %d certificates, %v", len(served.Certificate), err)
 	}
 }
 
