@@ -30,9 +30,9 @@ const (
 
 // Pending are the logins that wait for a person's approval.
 type Pending interface {
-	// Approve admits the device that waits under id as a node of user and tells
-	// its client. NotFound if none waits under that id.
-	Approve(ctx context.Context, actor tailnet.Actor, id string, user tailnet.UserID) (*tailnet.Node, error)
+	// CompleteLogin admits the device that waits under id as a node of user and
+	// lets its client know. NotFound if none waits under that id.
+	CompleteLogin(ctx context.Context, actor tailnet.Actor, id string, user tailnet.UserID, m tailnet.Method) (*tailnet.Node, error)
 }
 
 // Part is one part of the server in a health report.

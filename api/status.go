@@ -26,7 +26,7 @@ func (s auth) AuthRegister(ctx context.Context, req *v1.AuthRegisterRequest) (*v
 	if s.opts.Pending == nil {
 		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under this code")
 	}
-	n, err := s.opts.Pending.Approve(ctx, actorOf(ctx), req.GetAuthId(), u.ID)
+	n, err := s.opts.Pending.CompleteLogin(ctx, actorOf(ctx), req.GetAuthId(), u.ID, tailnet.ByCLI)
 	if err != nil {
 		return nil, err
 	}
