@@ -105,9 +105,9 @@ func (p *Pinned) Run(ctx context.Context, renewed func(pin string)) error {
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-		// DERP takes over the connection, which HTTP/2 does not allow.
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
+	// Without NextProtos there is no HTTP/2, in which DERP cannot take over the
+	// connection.
 	ln := tls.NewListener(netutil.LimitListener(p.ln, maxPinnedConns), &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: p.getCertificate,
