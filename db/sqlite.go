@@ -27,15 +27,21 @@ const bytesType = "BLOB"
 // longer keeps every client of the tailnet waiting.
 const busyTimeout = 5 * time.Second
 
+// batch is how many rows go into one statement. The driver searches all
+// parameters of a statement for each of them, so long statements cost more
+// than they save: with the 24 columns of a node, 10 to 50 rows are best.
+const batch = 20
+
 // pool is one of the two sets of connections.
 type pool struct {
 	conns   int
-	pragmas []string
+	mode    string // "ro" refuses every write but that of VACUUM INTO
 	txlock  string
+	pragmas []string
 }
 
 var (
-	writer = pool{conns: 1, txlock: "immediate", pragmas: []string{
+	writer = pool{conns: 1, mode: "rw", txlock: "immediate", pragmas: []string{
 		"journal_mode(wal)",
 		// NORMAL would be faster, but in WAL mode it does not sync at commit:
 		// a power cut could take back what clients were already told.
@@ -44,16 +50,20 @@ var (
 		"synchronous(full)",
 		"fullfsync(on)", // Darwin's fsync alone leaves data in the drive's cache
 		"foreign_keys(on)",
+		// Room for the pages of a tailnet of ten thousand nodes (in KiB, hence the sign),
+		// and for the undo log of a statement: neither need touch the disk.
+		"cache_size(-32768)",
+		"temp_store(memory)",
 		// After a long backup the log is cut back to this many bytes.
 		"journal_size_limit(67108864)",
 	}}
-	reader = pool{conns: 4, txlock: "deferred", pragmas: []string{"query_only(on)"}}
+	reader = pool{conns: 4, mode: "ro", txlock: "deferred"}
 )
 
 // openSQLite opens the connections of a pool to an existing file.
 func openSQLite(path string, p pool) (*gorm.DB, error) {
 	q := url.Values{
-		"mode":    {"rw"},
+		"mode":    {p.mode},
 		"_txlock": {p.txlock},
 		"_pragma": append([]string{fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())}, p.pragmas...),
 	}

@@ -13,10 +13,6 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// batch is how many rows go into one statement: the widest table takes 24
-// parameters a row, and SQLite allows 32,766 in a statement.
-const batch = 500
-
 // Load implements tailnet.Store. A row that cannot be understood is an error
 // that names it: a tailnet must not lose a node in silence. Empty lists are nil.
 func (d *DB) Load(ctx context.Context, name string) (tailnet.Image, error) {
