@@ -2,29 +2,46 @@ package netmap
 
 import (
 	"bytes"
+	"slices"
 
 	"heddle/policy"
 
 	"tailscale.com/tailcfg"
 )
 
-// rulesKey names a list of rules by where it is: the policy shares them.
-type rulesKey struct {
-	first *tailcfg.FilterRule
+// A ruleText is an encoded filter rule: who may come, which many rules of many
+// nodes share, and the rest of the JSON object, which is short.
+type ruleText struct {
+	sources *piece
+	rest    []byte
+}
+
+// sourcesKey names a list of sources by where it is: the policy shares them.
+type sourcesKey struct {
+	first *string
 	len   int
 }
 
-func (e *Encoder) rules(rules []tailcfg.FilterRule) *piece {
-	if len(rules) == 0 {
-		return e.intern([]byte("[]"))
+func (e *Encoder) sources(ips []string) *piece {
+	encode := func() []byte { return appendStrings(nil, ips) }
+	if len(ips) == 0 {
+		return e.intern(encode())
 	}
-	return e.once(rulesKey{&rules[0], len(rules)}, func() []byte { return appendValue(nil, rules, "[]") })
+	return e.once(sourcesKey{&ips[0], len(ips)}, encode)
 }
 
-// filterChange is one entry of PacketFilters; a nil piece deletes it.
+func (e *Encoder) ruleText(r tailcfg.FilterRule) ruleText {
+	out := ruleText{sources: e.sources(r.SrcIPs)}
+	r.SrcIPs = nil
+	out.rest = bytes.TrimPrefix(appendValue(nil, r, "}"), []byte(`{"SrcIPs":null`))
+	return out
+}
+
+// filterChange is one entry of PacketFilters.
 type filterChange struct {
-	key   string
-	rules *piece
+	key    string
+	delete bool
+	rules  []ruleText
 }
 
 // filterKey keeps names of groups apart from the one that means "all".
@@ -35,51 +52,71 @@ func filterKey(key string) string {
 	return key
 }
 
+func (e *Encoder) filterGroup(g policy.FilterGroup) filterChange {
+	out := filterChange{key: filterKey(g.Key)}
+	for _, r := range g.Rules {
+		out.rules = append(out.rules, e.ruleText(r))
+	}
+	return out
+}
+
 // allFilters returns the entries of a whole filter. An empty one blocks
 // everything, but has to be said: absent would mean unchanged.
 func (e *Encoder) allFilters(groups []policy.FilterGroup) []filterChange {
-	out := []filterChange{{key: "*"}}
+	out := []filterChange{{key: "*", delete: true}}
 	for _, g := range groups {
-		out = append(out, filterChange{filterKey(g.Key), e.rules(g.Rules)})
+		out = append(out, e.filterGroup(g))
 	}
 	if len(groups) == 0 {
-		out = append(out, filterChange{"base", e.rules(nil)})
+		out = append(out, filterChange{key: "base"})
 	}
 	return out
 }
 
 // filterChanges returns what turns one filter into another.
 func (e *Encoder) filterChanges(old, new []policy.FilterGroup) []filterChange {
-	was := make(map[string][]tailcfg.FilterRule, len(old))
+	if slices.EqualFunc(old, new, e.sameGroup) {
+		return nil
+	}
+	was := make(map[string]policy.FilterGroup, len(old))
 	for _, g := range old {
-		was[g.Key] = g.Rules
+		was[g.Key] = g
 	}
 	var out []filterChange
 	for _, g := range new {
 		before, ok := was[g.Key]
 		delete(was, g.Key)
-		if ok && sameRules(before, g.Rules) {
-			continue
+		if !ok || !e.sameGroup(before, g) {
+			out = append(out, e.filterGroup(g))
 		}
-		is := e.rules(g.Rules)
-		if ok && bytes.Equal(e.rules(before).plain, is.plain) {
-			continue
-		}
-		out = append(out, filterChange{filterKey(g.Key), is})
 	}
 	if len(was) > len(new) { // shorter
 		return e.allFilters(new)
 	}
 	for _, g := range old {
 		if _, gone := was[g.Key]; gone {
-			out = append(out, filterChange{key: filterKey(g.Key)})
+			out = append(out, filterChange{key: filterKey(g.Key), delete: true})
 		}
 	}
 	return out
 }
 
-func sameRules(a, b []tailcfg.FilterRule) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+// sameGroup reports whether two groups say the same. Each compilation makes new rules, but mostly
+// of the same parts.
+func (e *Encoder) sameGroup(a, b policy.FilterGroup) bool {
+	return a.Key == b.Key && slices.EqualFunc(a.Rules, b.Rules, e.sameRule)
+}
+
+func (e *Encoder) sameRule(a, b tailcfg.FilterRule) bool {
+	sameSources := len(a.SrcIPs) == len(b.SrcIPs) && (len(a.SrcIPs) == 0 || &a.SrcIPs[0] == &b.SrcIPs[0] || slices.Equal(a.SrcIPs, b.SrcIPs))
+	if !sameSources || !slices.EqualFunc(a.DstPorts, b.DstPorts, samePorts) || !slices.Equal(a.IPProto, b.IPProto) || len(a.CapGrant) != len(b.CapGrant) {
+		return false
+	}
+	return len(a.CapGrant) == 0 || bytes.Equal(e.ruleText(a).rest, e.ruleText(b).rest)
+}
+
+func samePorts(a, b tailcfg.NetPortRange) bool {
+	return a.IP == b.IP && a.Ports == b.Ports && a.Bits == b.Bits // the pointers are nil: clients refuse Bits
 }
 
 func (b *builder) filters(changes []filterChange) {
@@ -90,12 +127,20 @@ func (b *builder) filters(changes []filterChange) {
 			b.string(",")
 		}
 		b.text = appendString(b.text, c.key)
-		b.string(":")
-		if c.rules == nil {
-			b.string("null")
-		} else {
-			b.add(c.rules)
+		if c.delete {
+			b.string(":null")
+			continue
 		}
+		b.string(":[")
+		for j, r := range c.rules {
+			if j > 0 {
+				b.string(",")
+			}
+			b.string(`{"SrcIPs":`)
+			b.add(r.sources)
+			b.text = append(b.text, r.rest...)
+		}
+		b.string("]")
 	}
 	b.string("}")
 }

@@ -75,7 +75,16 @@ func (o *own) key(plain bool) string {
 	for _, f := range o.filters {
 		b = binary.AppendUvarint(b, uint64(len(f.key)))
 		b = append(b, f.key...)
-		b = binary.AppendUvarint(b, f.rules.number())
+		if f.delete {
+			b = append(b, 'd')
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(f.rules)))
+		for _, r := range f.rules {
+			b = binary.AppendUvarint(b, r.sources.number())
+			b = binary.AppendUvarint(b, uint64(len(r.rest)))
+			b = append(b, r.rest...)
+		}
 	}
 	return string(b)
 }
