@@ -71,6 +71,7 @@ type node struct {
 	via    []int32 // via sets that it is a router of; sorted
 	sat    []int32 // checks that its attributes satisfy; sorted
 	subnet []netip.Prefix
+	texts  []string // its addresses
 	exit   bool
 	v4off  bool
 	class  Class
@@ -132,6 +133,7 @@ type builder struct {
 	added         map[int32][]*node // by term
 	removed       map[int32][]NodeID
 	routesChanged bool
+	usersChanged  bool
 	fresh, gone   []*node
 	owns          struct{ classes, tagged, counts bool } // what is copied already
 	terms         []int32                                // scratch
@@ -156,6 +158,7 @@ func (b *builder) diffUsers(in []User) {
 	old := b.users
 	users := byID(in, func(u *User) UserID { return u.ID })
 	b.users = make([]*user, 0, len(users))
+	before, kept := len(old), len(users)
 	for _, u := range users {
 		for len(old) > 0 && old[0].ID < u.ID {
 			old = old[1:]
@@ -165,7 +168,9 @@ func (b *builder) diffUsers(in []User) {
 			continue
 		}
 		b.users = append(b.users, b.doc.newUser(*u))
+		kept--
 	}
+	b.usersChanged = kept != before || len(b.users) != before
 }
 
 // sameStrings compares two lists, in constant time if they are one.
@@ -227,7 +232,7 @@ func (b *builder) unchanged(old *node, n *Node) bool {
 		!samePrefixes(old.Approved, n.Approved) || !sameAttrs(old.Attrs, n.Attrs) {
 		return false
 	}
-	return len(n.Tags) > 0 || old.ident.user == b.user(n.User)
+	return len(n.Tags) > 0 || !b.usersChanged || old.ident.user == b.user(n.User)
 }
 
 func (b *builder) remove(n *node) {
@@ -257,10 +262,9 @@ func (b *builder) add(in *Node) *node {
 	slices.SortFunc(n.subnet, comparePrefixes)
 	n.subnet = slices.Compact(n.subnet)
 	b.terms = b.terms[:0]
-	for _, a := range []netip.Addr{in.IPv4, in.IPv6} {
-		if a.IsValid() {
-			b.terms = d.prefixes.containing(b.terms, host(a))
-		}
+	for _, a := range n.addrs() {
+		n.texts = append(n.texts, a.String())
+		b.terms = d.prefixes.containing(b.terms, host(a))
 	}
 	n.addr = sorted(b.terms)
 	b.terms = b.terms[:0]
@@ -349,9 +353,11 @@ func (d *Doc) newIdentity(names []string) *identity {
 // selfChecks returns the checks of the rules with autogroup:self for a user.
 func (d *Doc) selfChecks(i *identity) []int32 {
 	var out []int32
-	for _, s := range d.setsWith(i.terms, func(id int32, s *set) bool { return s.check == 0 && len(d.selfOf[id]) > 0 }) {
-		for _, r := range d.selfOf[s] {
-			out = append(out, d.sets[d.rules[r].src].check)
+	for _, s := range d.selfSets {
+		if hasAny(i.terms, d.sets[s].terms) {
+			for _, r := range d.selfOf[s] {
+				out = append(out, d.sets[d.rules[r].src].check)
+			}
 		}
 	}
 	return sorted(out)

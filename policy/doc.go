@@ -96,7 +96,8 @@ type term struct {
 	kind     kind
 	name     string // canonical; unique
 	prefixes []netip.Prefix
-	ruled    bool // some acl or grant names it: it counts for classes
+	texts    []string // of prefixes, as a filter has them
+	ruled    bool     // some acl or grant names it: it counts for classes
 }
 
 // set is an interned list of terms with what narrows it.
@@ -128,14 +129,14 @@ type rule struct {
 }
 
 type sshRule struct {
-	line    int
-	src     int32 // set
-	dst     int32 // set
-	self    bool
-	dstUser string // not "": a user's own devices; src is the same user
-	check   bool
-	period  time.Duration // of check; 0: ask always
-	logins  map[string]string
+	line       int
+	src        int32 // set
+	dst        int32 // set
+	self       bool
+	dstUser    string // not "": a user's own devices; src is the same user
+	check      bool
+	period     time.Duration // of check; 0: ask always
+	logins     map[string]string
 	localparts []string // the domains of localpart:*@domain
 	acceptEnv  []string
 	recorder   int32 // set; of tags
@@ -179,6 +180,13 @@ func (d *Doc) term(t term) int32 {
 	id, ok := d.termIDs[t.name]
 	if !ok {
 		id = int32(len(d.terms))
+		for _, p := range t.prefixes {
+			if p.IsSingleIP() {
+				t.texts = append(t.texts, p.Addr().String())
+			} else {
+				t.texts = append(t.texts, p.String())
+			}
+		}
 		d.terms = append(d.terms, t)
 		d.termIDs[t.name] = id
 	}

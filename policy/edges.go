@@ -15,6 +15,7 @@ type edges struct {
 	termSets              [][]int32    // term → sets with it
 	outgoing              [][]int32    // set → rules with it as src
 	incoming              [][]int32    // set → rules with it as dst
+	selfSets              []int32      // sets that selfOf has something for
 	selfOf                [][]int32    // set → rules with autogroup:self that have it as base
 	backOf                [][]int32    // set → rules with a companion that have it as src
 	viaSets               []int32      // sets with via
@@ -56,6 +57,9 @@ func (d *Doc) index() {
 		e.outgoing[r.src] = append(e.outgoing[r.src], id)
 		e.incoming[r.dst] = append(e.incoming[r.dst], id)
 		if r.self {
+			if len(e.selfOf[r.base]) == 0 {
+				e.selfSets = append(e.selfSets, r.base)
+			}
 			e.selfOf[r.base] = append(e.selfOf[r.base], id)
 		}
 		if r.companion != nil {

@@ -85,6 +85,9 @@ func (c *Compiled) buildSource(s *set) []string {
 	if s.check == 0 && slices.Contains(s.terms, d.danger) {
 		return []string{"*"}
 	}
+	if !slices.ContainsFunc(s.terms, func(t int32) bool { return t == d.any || d.terms[t].prefixes != nil }) {
+		return addressTexts(c.membersOf(s))
+	}
 	var b netipx.IPSetBuilder
 	for _, t := range s.terms {
 		switch tm := &d.terms[t]; {
@@ -110,6 +113,53 @@ func (c *Compiled) buildSource(s *set) []string {
 		return nil // invalid addresses only, which nodes cannot have
 	}
 	return rangeTexts(out)
+}
+
+// membersOf returns the nodes that a set of identities has.
+func (c *Compiled) membersOf(s *set) []*node {
+	var out []*node
+	for _, t := range s.terms {
+		for _, n := range c.members[t] {
+			if s.check == 0 || slices.Contains(n.sat, s.check) {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// addressTexts are the addresses of nodes, neighbours joined to ranges. It does
+// what an IPSetBuilder would, for the case that matters most: large groups.
+func addressTexts(nodes []*node) []string {
+	type address struct {
+		netip.Addr
+		text string
+	}
+	all := make([]address, 0, 2*len(nodes))
+	for _, n := range nodes {
+		for i, a := range n.addrs() {
+			all = append(all, address{a, n.texts[i]})
+		}
+	}
+	slices.SortFunc(all, func(a, b address) int { return a.Compare(b.Addr) })
+	var out []string
+	for len(all) > 0 {
+		first, last := all[0], all[0]
+		for all = all[1:]; len(all) > 0 && (all[0].Addr == last.Addr || all[0].Addr == last.Next()); all = all[1:] {
+			last = all[0]
+		}
+		switch r := netipx.IPRangeFrom(first.Addr, last.Addr); {
+		case first.Addr == last.Addr:
+			out = append(out, first.text)
+		default:
+			if p, ok := r.Prefix(); ok {
+				out = append(out, p.String())
+			} else {
+				out = append(out, r.String())
+			}
+		}
+	}
+	return out
 }
 
 // addMembers adds the addresses of the nodes that a term names.
@@ -227,11 +277,11 @@ func (c *Compiled) Filter(id NodeID) []FilterGroup {
 		case hitTarget:
 			group(from{r.src, false}).add(c.targetsAt(n, r.dst), r.flows, r.app)
 		case hitSelf:
-			group(from{r.src, true}).add(targets{own: n.addrs()}, r.flows, r.app)
+			group(from{r.src, true}).add(n.self(), r.flows, r.app)
 		case hitBack:
-			group(from{r.dst, false}).add(targets{own: n.addrs()}, nil, r.companion)
+			group(from{r.dst, false}).add(n.self(), nil, r.companion)
 		case hitSelfBack:
-			group(from{r.base, true}).add(targets{own: n.addrs()}, nil, r.companion)
+			group(from{r.base, true}).add(n.self(), nil, r.companion)
 		}
 	}
 	var out []FilterGroup
@@ -245,69 +295,56 @@ func (c *Compiled) Filter(id NodeID) []FilterGroup {
 
 // selfIPs are the addresses of the nodes of n's user that the set has.
 func (c *Compiled) selfIPs(n *node, set int32) []string {
-	var b netipx.IPSetBuilder
+	var out []*node
 	for _, other := range c.nodesOf(n.User) {
 		if slices.Contains(other.sat, c.doc.sets[set].check) {
-			for _, a := range other.addrs() {
-				b.Add(a)
-			}
+			out = append(out, other)
 		}
 	}
-	s, err := b.IPSet()
-	if err != nil {
-		return nil
-	}
-	return rangeTexts(s)
+	return addressTexts(out)
 }
 
 // targets is what a destination list is at one node.
 type targets struct {
-	all      bool // "*"; own is set too
-	internet bool
-	own      []netip.Addr
-	prefixes []netip.Prefix
+	texts    []string       // for DstPorts
+	prefixes []netip.Prefix // for CapGrant
 }
 
-// texts are the targets as a filter names them.
-func (t targets) texts() []string {
-	if t.all {
-		return []string{"*"}
+// self are the node's own addresses as targets.
+func (n *node) self() targets {
+	t := targets{texts: n.texts}
+	for _, a := range n.addrs() {
+		t.prefixes = append(t.prefixes, host(a))
 	}
-	var out []string
-	for _, a := range t.own {
-		out = append(out, a.String())
-	}
-	for _, p := range t.prefixes {
-		if p.IsSingleIP() {
-			out = append(out, p.Addr().String())
-		} else {
-			out = append(out, p.String())
-		}
-	}
-	if t.internet {
-		out = append(out, internetRanges...)
-	}
-	return out
+	return t
 }
 
 func (c *Compiled) targetsAt(n *node, set int32) targets {
 	d, s := c.doc, &c.doc.sets[set]
+	if slices.Contains(s.terms, d.any) {
+		t := n.self()
+		t.texts = []string{"*"}
+		return t
+	}
 	var out targets
+	own := false
 	for _, t := range s.terms {
 		tm := &d.terms[t]
 		switch {
-		case t == d.any:
-			out.all, out.own = true, n.addrs()
 		case t == d.internet:
-			out.internet = n.exit
+			if n.exit {
+				out.texts = append(slices.Clip(out.texts), internetRanges...)
+			}
 		case tm.prefixes != nil:
-			for _, p := range tm.prefixes {
+			for i, p := range tm.prefixes {
 				if n.touches(p, len(s.via) == 0) {
-					out.prefixes = append(out.prefixes, p)
+					out.texts, out.prefixes = append(out.texts, tm.texts[i]), append(out.prefixes, p)
 				}
 			}
-		case len(s.via) == 0 && slices.Contains(n.ident.terms, t):
-			out.own = n.addrs()
+		case !own && len(s.via) == 0 && slices.Contains(n.ident.terms, t):
+			own = true
+			self := n.self()
+			out.texts, out.prefixes = append(out.texts, self.texts...), append(out.prefixes, self.prefixes...)
 		}
 	}
 	return out
@@ -333,28 +370,20 @@ func (g *groupBuilder) add(t targets, fs []flows, app tailcfg.PeerCapMap) {
 	if len(g.src) == 0 {
 		return
 	}
-	ips := t.texts()
 	for _, f := range fs {
 		i := slices.IndexFunc(g.ports, func(r tailcfg.FilterRule) bool { return slices.Equal(r.IPProto, f.protos) })
 		if i < 0 {
 			i = len(g.ports)
 			g.ports = append(g.ports, tailcfg.FilterRule{SrcIPs: g.src, IPProto: f.protos})
 		}
-		for _, ip := range ips {
+		for _, ip := range t.texts {
 			for _, pr := range f.ports {
 				g.ports[i].DstPorts = append(g.ports[i].DstPorts, tailcfg.NetPortRange{IP: ip, Ports: pr})
 			}
 		}
 	}
-	if len(app) == 0 {
-		return
-	}
-	dsts := slices.Clone(t.prefixes)
-	for _, a := range t.own {
-		dsts = append(dsts, host(a))
-	}
-	if len(dsts) > 0 {
-		g.caps = append(g.caps, tailcfg.CapGrant{Dsts: dsts, CapMap: app})
+	if len(app) > 0 && len(t.prefixes) > 0 {
+		g.caps = append(g.caps, tailcfg.CapGrant{Dsts: t.prefixes, CapMap: app})
 	}
 }
 

@@ -19,7 +19,7 @@ var topLevel = newSchema("policy",
 // order of the text. What cannot be judged without the tailnet (domains, groups
 // of the identity provider) is left to Compiled.Check.
 func Parse(src []byte) (*Doc, error) {
-	p := &parser{reader: &reader{src: src}, d: newDoc()}
+	p := &parser{reader: newReader(src), d: newDoc()}
 	root, err := p.parse()
 	if err != nil {
 		return nil, err

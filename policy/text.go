@@ -30,8 +30,19 @@ type text struct {
 
 // reader walks parsed HuJSON and collects problems.
 type reader struct {
-	src  []byte
-	errs []problem
+	src   []byte
+	lines []int // offsets of the line breaks
+	errs  []problem
+}
+
+func newReader(src []byte) *reader {
+	r := &reader{src: src}
+	for i, b := range src {
+		if b == '\n' {
+			r.lines = append(r.lines, i)
+		}
+	}
+	return r
 }
 
 type problem struct {
@@ -61,9 +72,13 @@ func (r *reader) result() error {
 	return out
 }
 
+// place returns the line and column of an offset; both start at 1.
 func (r *reader) place(off int) (line, column int) {
-	before := r.src[:min(off, len(r.src))]
-	return 1 + bytes.Count(before, []byte("\n")), len(before) - bytes.LastIndexByte(before, '\n')
+	n, _ := slices.BinarySearch(r.lines, off)
+	if n == 0 {
+		return 1, off + 1
+	}
+	return n + 1, off - r.lines[n-1]
 }
 
 var syntaxPlace = regexp.MustCompile(`^hujson: line (\d+), column (\d+): (.*)$`)
