@@ -127,7 +127,7 @@ func (d *DB) Ping(ctx context.Context) error {
 	if now, err := os.Stat(d.path); err != nil || !os.SameFile(now, d.file) {
 		return &tailnet.Error{
 			Code: tailnet.Unavailable,
-			Msg:  fmt.Sprintf("the database file %s was removed or replaced under the running server: back up with `heddle backup` if you need its data, then restart", d.path),
+			Msg:  fmt.Sprintf("the database file %s was removed or replaced under the running server: take a backup through the server, which still has the data, stop it, and put the backup in the file's place", d.path),
 			Err:  err,
 		}
 	}

@@ -574,31 +574,3 @@ func fillDisk(dir string) error {
 	}
 	return s.Close()
 }
-
-func BenchmarkOpen(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "heddle.db")
-	s := openAt(b, path)
-	commit(b, s, manyNodes(10000))
-	s.Close()
-	for b.Loop() {
-		s, err := db.Open(b.Context(), db.Options{Path: path})
-		if err != nil {
-			b.Fatal(err)
-		}
-		s.Close()
-	}
-}
-
-func BenchmarkBackup(b *testing.B) {
-	s := openNew(b)
-	commit(b, s, manyNodes(10000))
-	path := filepath.Join(b.TempDir(), "copy.db")
-	for b.Loop() {
-		if err := s.Backup(b.Context(), path); err != nil {
-			b.Fatal(err)
-		}
-		if err := os.Remove(path); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

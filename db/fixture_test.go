@@ -1,0 +1,159 @@
+package db_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"heddle/control/tailnet"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+	"tailscale.com/types/opt"
+)
+
+// moment is a time that exercises every digit that is stored.
+var moment = time.Date(2026, 2, 3, 4, 5, 6, 700_000_089, time.UTC)
+
+// testNode returns a node with all fields set, different for every id.
+func testNode(id int) *tailnet.Node {
+	v4 := netip.AddrFrom4([4]byte{100, 64 + byte(id>>16), byte(id >> 8), byte(id)})
+	v6 := netip.AddrFrom16([16]byte{0xfd, 0x7a, 0x11, 12: byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)})
+	raw := sha256.Sum256([]byte{byte(id), byte(id >> 8), byte(id >> 16)})
+	var disco key.DiscoPublic
+	if err := disco.UnmarshalText(fmt.Appendf(nil, "discokey:%x", raw)); err != nil {
+		panic(err)
+	}
+	var machine key.MachinePublic
+	if err := machine.UnmarshalText(fmt.Appendf(nil, "mkey:%x", raw)); err != nil {
+		panic(err)
+	}
+	var node key.NodePublic
+	if err := node.UnmarshalText(fmt.Appendf(nil, "nodekey:%x", raw)); err != nil {
+		panic(err)
+	}
+	return &tailnet.Node{
+		ID:        tailnet.NodeID(id),
+		StableID:  tailcfg.StableNodeID(fmt.Sprintf("n%dCNTRL", id)),
+		Machine:   machine,
+		Key:       node,
+		Owner:     7,
+		Tags:      []string{"tag:a", "tag:b"},
+		Name:      fmt.Sprintf("node-%d", id),
+		Fixed:     true,
+		Addrs:     tailnet.Addrs{V4: v4, V6: v6},
+		Expiry:    moment.Add(time.Hour),
+		Ephemeral: true,
+		Approved:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")},
+		Origin:    tailnet.Origin{Created: moment, Method: tailnet.ByAuthKey, AuthKey: 9},
+		Report: &tailnet.Report{
+			Disco:     disco,
+			Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:41641"), netip.MustParseAddrPort("[2001:db8::1]:41641")},
+			HomeDERP:  999,
+			CapVer:    131,
+			Hostinfo: &tailcfg.Hostinfo{
+				IPNVersion:   "1.102.5",
+				BackendLogID: fmt.Sprintf("%x", raw),
+				OS:           "linux",
+				OSVersion:    "6.12",
+				Container:    opt.NewBool(true),
+				Distro:       "debian",
+				Desktop:      opt.NewBool(false),
+				Hostname:     "Кафе \"<&>\" \u2028",
+				GoArch:       "amd64",
+				RoutableIPs:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+				RequestTags:  []string{"tag:a"},
+				Services:     []tailcfg.Service{{Proto: tailcfg.PeerAPI4, Port: 1234}},
+				NetInfo:      &tailcfg.NetInfo{PreferredDERP: 999, DERPLatency: map[string]float64{"999-v4": 0.0123}},
+				SSH_HostKeys: []string{"ssh-ed25519 AAAA"},
+				Userspace:    opt.NewBool(true),
+				Location:     &tailcfg.Location{Country: "Österreich", Latitude: 48.2},
+			},
+		},
+		Status: tailnet.Status{Online: true, LastSeen: moment.Add(-time.Minute)},
+	}
+}
+
+func testUser(id int) *tailnet.User {
+	return &tailnet.User{
+		ID: tailnet.UserID(id), Name: fmt.Sprintf("user-%d", id), DisplayName: "Zoë", Email: "z@example.com",
+		PictureURL: "https://example.com/z.png", Role: "admin", Created: moment,
+	}
+}
+
+func testAuthKey(id int) *tailnet.AuthKey {
+	public := fmt.Sprintf("kA%d", id)
+	return &tailnet.AuthKey{
+		ID: tailnet.AuthKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Owner: 7, Tags: []string{"tag:a"},
+		Reusable: true, Ephemeral: true, Description: "it's a 'key'; --", Created: moment,
+		Expires: moment.Add(1), Used: moment.Add(2), Revoked: moment.Add(3),
+	}
+}
+
+func testAPIKey(id int) *tailnet.APIKey {
+	public := fmt.Sprintf("kP%d", id)
+	return &tailnet.APIKey{
+		ID: tailnet.APIKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Role: "owner",
+		Created: moment, Expires: moment.Add(1), Revoked: moment.Add(2), LastUsed: moment.Add(3),
+	}
+}
+
+func testTombstone(id int) *tailnet.Tombstone {
+	n := testNode(id)
+	return &tailnet.Tombstone{
+		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name, Addrs: n.Addrs, Owner: 7, Buried: moment,
+	}
+}
+
+func testAudit(i int) tailnet.AuditEntry {
+	return tailnet.AuditEntry{
+		At:     moment.Add(time.Duration(i)),
+		Actor:  tailnet.Actor{Kind: tailnet.ByAPIKey, Name: "kP1", Role: "admin", From: "192.0.2.9:5"},
+		Action: "node.rename", Target: fmt.Sprintf("node %d", i),
+		Changes: []tailnet.Change{{Field: "name", From: "a", To: "b"}},
+	}
+}
+
+// nodes is a delta that puts nodes.
+func nodes(base tailnet.Seq, put ...*tailnet.Node) *tailnet.Delta {
+	d := &tailnet.Delta{Tailnet: tailnet.Default, Base: base}
+	d.Nodes.Put = map[tailnet.NodeID]*tailnet.Node{}
+	for _, n := range put {
+		d.Nodes.Put[n.ID] = n
+		d.LastID.Node = max(d.LastID.Node, n.ID)
+	}
+	return d
+}
+
+func fullDelta() (*tailnet.Delta, tailnet.Image) {
+	n, u, a, p, tomb := testNode(1), testUser(7), testAuthKey(9), testAPIKey(3), testTombstone(2)
+	last := tailnet.LastIDs{Node: 2, User: 8, AuthKey: 9, APIKey: 4}
+	settings := &tailnet.Settings{DNS: tailnet.DNS{
+		MagicDNS: true, OverrideLocal: true, Nameservers: []string{"192.0.2.53", "https://dns.example/q"},
+		Split:  map[string][]string{"corp.example": {"10.0.0.53"}, "local.example": {}},
+		Search: []string{"corp.example"}, Records: []tailnet.DNSRecord{{Name: "x.example", Type: "A", Value: "10.1.1.1"}},
+	}}
+	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë"}
+	d := &tailnet.Delta{
+		Tailnet: tailnet.Default, LastID: last, Settings: settings, Policy: pol,
+		Audit: []tailnet.AuditEntry{testAudit(1), testAudit(2)},
+	}
+	d.Nodes.Put = map[tailnet.NodeID]*tailnet.Node{n.ID: n}
+	d.Users.Put = map[tailnet.UserID]*tailnet.User{u.ID: u}
+	d.AuthKeys.Put = map[tailnet.AuthKeyID]*tailnet.AuthKey{a.ID: a}
+	d.APIKeys.Put = map[tailnet.APIKeyID]*tailnet.APIKey{p.ID: p}
+	d.Tombstones.Put = map[string]*tailnet.Tombstone{tomb.Key.String(): tomb}
+	return d, tailnet.Image{
+		Seq: 1, LastID: last, Nodes: []*tailnet.Node{n}, Users: []*tailnet.User{u}, AuthKeys: []*tailnet.AuthKey{a},
+		APIKeys: []*tailnet.APIKey{p}, Tombstones: []*tailnet.Tombstone{tomb}, Settings: settings, Policy: pol,
+	}
+}
+
+func manyNodes(count int) *tailnet.Delta {
+	d := nodes(0)
+	for id := 1; id <= count; id++ {
+		d.Nodes.Put[tailnet.NodeID(id)] = testNode(id)
+	}
+	return d
+}
