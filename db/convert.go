@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
-	"heddle/policy"
 
 	"tailscale.com/tailcfg"
 )
@@ -149,6 +148,10 @@ func decodeList[T any](d *decoder, column, s string, valid func(T) bool) []T {
 	return out
 }
 
+// setRole sets a role without naming its type, which is the policy's: this
+// package knows the model only.
+func setRole[R ~string](role *R, s string) { *role = R(s) }
+
 func notEmpty(s string) bool { return s != "" }
 
 func nodeToRow(e *encoder, name string, n *tailnet.Node) nodeRow {
@@ -241,15 +244,16 @@ func userToRow(e *encoder, name string, u *tailnet.User) userRow {
 }
 
 func (d *decoder) user(r *userRow) *tailnet.User {
-	return &tailnet.User{
+	u := &tailnet.User{
 		ID:          tailnet.UserID(r.Key.ID),
 		Name:        r.Name,
 		DisplayName: r.DisplayName,
 		Email:       r.Email,
 		PictureURL:  r.PictureURL,
-		Role:        policy.Role(r.Role),
 		Created:     d.time("created_at", r.CreatedAt),
 	}
+	setRole(&u.Role, r.Role)
+	return u
 }
 
 func authKeyToRow(e *encoder, name string, k *tailnet.AuthKey) authKeyRow {
@@ -300,16 +304,17 @@ func apiKeyToRow(e *encoder, name string, k *tailnet.APIKey) apiKeyRow {
 }
 
 func (d *decoder) apiKey(r *apiKeyRow) *tailnet.APIKey {
-	return &tailnet.APIKey{
+	k := &tailnet.APIKey{
 		ID:       tailnet.APIKeyID(r.Key.ID),
 		Public:   r.Public,
 		Hash:     d.hash(r.Hash),
-		Role:     policy.Role(r.Role),
 		Created:  d.time("created_at", r.CreatedAt),
 		Expires:  d.time("expires_at", r.ExpiresAt),
 		Revoked:  d.time("revoked_at", r.RevokedAt),
 		LastUsed: d.time("used_at", r.UsedAt),
 	}
+	setRole(&k.Role, r.Role)
+	return k
 }
 
 func tombstoneToRow(e *encoder, name string, t *tailnet.Tombstone) tombstoneRow {
@@ -415,12 +420,12 @@ func (d *decoder) audit(r *auditRow) tailnet.AuditEntry {
 		Actor: tailnet.Actor{
 			Kind: tailnet.ActorKind(r.ActorKind),
 			Name: r.ActorName,
-			Role: policy.Role(r.ActorRole),
 			From: r.ActorFrom,
 		},
 		Action: r.Action,
 		Target: r.Target,
 	}
+	setRole(&a.Actor.Role, r.ActorRole)
 	for _, c := range decodeList(d, "changes", r.Changes, func(changeJSON) bool { return true }) {
 		a.Changes = append(a.Changes, tailnet.Change(c))
 	}
