@@ -49,15 +49,10 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	return a.report(cmd, err)
 }
 
-// fromCobra reports whether cobra itself refused the command line. It has no
-// types for these errors.
+// fromCobra reports whether cobra itself refused the command line; it has no
+// type for that error.
 func fromCobra(err error) bool {
-	for _, start := range []string{"unknown command", "if any flags in the group", "required flag"} {
-		if strings.HasPrefix(err.Error(), start) {
-			return true
-		}
-	}
-	return false
+	return strings.HasPrefix(err.Error(), "unknown command")
 }
 
 // ConfigPath returns the configuration file that cmd, a command added by Run's
@@ -89,7 +84,10 @@ not exist; 4 it exists already, or a precondition does not hold; 5 not allowed;
   HEDDLE_API_KEY=tskey-api-… heddle --address vpn.example.com:443 nodes list -o json`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          subcommand,
+		RunE:          help,
 	}
+	root.SuggestionsMinimumDistance = 2
 	f := root.PersistentFlags()
 	f.StringVar(&a.flags.config, "config", "", "the server's configuration `file` (HEDDLE_CONFIG)")
 	f.StringVar(&a.flags.socket, "socket", "", "`path` of the server's socket (HEDDLE_SOCKET)")
@@ -97,9 +95,8 @@ not exist; 4 it exists already, or a precondition does not hold; 5 not allowed;
 	f.StringVar(&a.flags.apiKeyFile, "api-key-file", "", "`file` with the API key for --address (HEDDLE_API_KEY_FILE; or the key itself in HEDDLE_API_KEY)")
 	f.StringVar(&a.flags.caFile, "ca-file", "", "PEM `file` with the CA of --address, if the system does not know it")
 	f.StringVarP(&a.flags.output, "output", "o", "", "`format`: table, json or yaml (HEDDLE_OUTPUT)")
-	root.MarkFlagsMutuallyExclusive("socket", "address")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags() }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags(cmd) }
 	root.AddCommand(
 		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
@@ -107,7 +104,10 @@ not exist; 4 it exists already, or a precondition does not hold; 5 not allowed;
 	return root
 }
 
-func (a *app) checkFlags() error {
+func (a *app) checkFlags(cmd *cobra.Command) error {
+	if err := exclusive(cmd, "socket", "address"); err != nil {
+		return err
+	}
 	if a.flags.output == "" {
 		a.flags.output = os.Getenv("HEDDLE_OUTPUT")
 	}
@@ -123,24 +123,25 @@ func (a *app) checkFlags() error {
 
 // group makes a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	g := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-			if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
-				msg += fmt.Sprintf(": did you mean %s?", strings.Join(like, " or "))
-			}
-			return usageError{errors.New(msg)}
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	g := &cobra.Command{Use: use, Short: short, Args: subcommand, RunE: help}
 	g.SuggestionsMinimumDistance = 2
 	g.AddCommand(commands...)
 	return g
+}
+
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// subcommand refuses arguments of a command that only holds others: they are
+// mistyped commands.
+func subcommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		msg += fmt.Sprintf(": did you mean %s?", strings.Join(like, " or "))
+	}
+	return usageError{errors.New(msg)}
 }
 
 // args wants from min to max arguments; max < 0 means any number.
@@ -154,6 +155,20 @@ func args(min, max int) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// exclusive refuses more than one of the flags.
+func exclusive(cmd *cobra.Command, flags ...string) error {
+	var given []string
+	for _, f := range flags {
+		if cmd.Flags().Changed(f) {
+			given = append(given, "--"+f)
+		}
+	}
+	if len(given) > 1 {
+		return usagef("%s exclude each other: give one of them", strings.Join(given, " and "))
+	}
+	return nil
 }
 
 // hint prints a line that is not part of the output.

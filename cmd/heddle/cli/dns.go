@@ -56,6 +56,7 @@ func (a *app) dnsShow() *cobra.Command {
 
 func dnsTable(d *v1.DNS, fixed []string) *table {
 	t := newTable("SETTING", "VALUE", "SET BY")
+	t.whole = true
 	setBy := func(path string) string {
 		if slices.Contains(fixed, path) {
 			return "config"

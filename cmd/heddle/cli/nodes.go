@@ -108,6 +108,7 @@ var methodTexts = map[v1.RegisterMethod]string{
 
 func nodeTable(n *v1.Node) *table {
 	t := newTable("FIELD", "VALUE")
+	t.whole = true
 	list := func(items []string) string { return or(strings.Join(items, " ")) }
 	t.add("ID", n.GetId())
 	t.add("name", n.GetGivenName())
@@ -217,6 +218,9 @@ func (a *app) nodeExpire() *cobra.Command {
   heddle nodes expire laptop --never`,
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := exclusive(cmd, "extend", "at", "never"); err != nil {
+				return err
+			}
 			req := &v1.ExpireNodeRequest{Node: args[0], DisableExpiry: never}
 			if extend > 0 {
 				req.Extend = durationpb.New(time.Duration(extend))
@@ -249,7 +253,6 @@ func (a *app) nodeExpire() *cobra.Command {
 	cmd.Flags().Var(&extend, "extend", "after that time from now: 24h, 90d, 1y")
 	cmd.Flags().StringVar(&at, "at", "", "at that `time`")
 	cmd.Flags().BoolVar(&never, "never", false, "not at all")
-	cmd.MarkFlagsMutuallyExclusive("extend", "at", "never")
 	return cmd
 }
 

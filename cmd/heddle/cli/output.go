@@ -116,8 +116,9 @@ func plain(n *yaml.Node) {
 
 // A table is printed with a heading, in columns that fit the terminal.
 type table struct {
-	head []string
-	rows [][]cell
+	head  []string
+	rows  [][]cell
+	whole bool // cut nothing, even if lines become longer than the terminal's
 }
 
 // cell is one field of a table.
@@ -168,7 +169,7 @@ func (a *app) print(t *table) {
 			widths[i] = max(widths[i], length(row[i].text))
 		}
 	}
-	if width > 0 {
+	if width > 0 && !t.whole {
 		shrink(widths, width)
 	}
 	var b strings.Builder

@@ -63,9 +63,9 @@ func (a *app) policySet() *cobra.Command {
 		Example: "  heddle policy set policy.hujson\n  generate-policy | heddle policy set -",
 		Args:    args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := readBounded(args[0], a.in, maxPolicy)
+			src, err := a.readPolicy(args[0])
 			if err != nil {
-				return fmt.Errorf("cannot read the policy: %w", err)
+				return err
 			}
 			c, err := a.policies()
 			if err != nil {
@@ -85,6 +85,14 @@ func (a *app) policySet() *cobra.Command {
 	return cmd
 }
 
+func (a *app) readPolicy(name string) ([]byte, error) {
+	src, err := readBounded(name, a.in, maxPolicy)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the policy: %w", err)
+	}
+	return src, nil
+}
+
 func (a *app) policyCheck() *cobra.Command {
 	var offline bool
 	cmd := &cobra.Command{
@@ -96,9 +104,9 @@ is checked.`,
 		Example: "  heddle policy check policy.hujson\n  heddle policy check --offline policy.hujson",
 		Args:    args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := readBounded(args[0], a.in, maxPolicy)
+			src, err := a.readPolicy(args[0])
 			if err != nil {
-				return fmt.Errorf("cannot read the policy: %w", err)
+				return err
 			}
 			var problems []*v1.PolicyProblem
 			if offline {

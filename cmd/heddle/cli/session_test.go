@@ -1,0 +1,284 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"heddle/api"
+	"heddle/cmd/heddle/cli"
+	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
+
+	"github.com/google/go-cmp/cmp"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+var update = flag.Bool("update", false, "write what the commands print into testdata/sessions")
+
+func TestMain(m *testing.M) {
+	for _, v := range os.Environ() { // nobody's own settings
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "HEDDLE_") {
+			os.Unsetenv(name)
+		}
+	}
+	time.Local = time.UTC
+	os.Exit(m.Run())
+}
+
+// A world is a tailnet with its admin API on a socket.
+type world struct {
+	t      *testing.T
+	now    time.Time
+	state  *tailnet.State
+	api    *api.Server
+	socket string
+	parts  []api.Part // what health says
+	logins map[string]tailnet.Registration
+}
+
+var admin = tailnet.Actor{Kind: tailnet.LocalCLI, Name: "test"}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		t: t, now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC),
+		logins: map[string]tailnet.Registration{"c0ffee": registration("tablet")},
+		parts:  []api.Part{{Name: "database", OK: true}, {Name: "derp", OK: true, Message: "2 regions"}},
+	}
+	clock := func() time.Time { return w.now }
+	var err error
+	w.state, err = tailnet.Open(t.Context(), new(tailnettest.Store), tailnet.Options{
+		OnlineGrace: time.Minute, EphemeralTimeout: time.Hour, KeyExpiry: 180 * 24 * time.Hour, Now: clock,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.api = api.New(api.Options{
+		State: w.state, Pending: w, Now: clock,
+		Health:  func(context.Context) []api.Part { return w.parts },
+		Version: api.Version{Version: "v9.9.9", Commit: "0123456789abcdef", MinClient: "v1.80"},
+	})
+	dir, err := os.MkdirTemp("", "cli") // t.TempDir can be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w.socket = filepath.Join(dir, "s")
+	l, err := net.Listen("unix", w.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, w.state.Run)
+	run(t, func(ctx context.Context) error { return w.api.ServeSocket(ctx, l) })
+	w.must(func(tx *tailnet.Tx) error {
+		if err := tx.SetDERPMap(testMap); err != nil {
+			return err
+		}
+		return tx.SetDNSPins(tailnet.DNSPins{
+			BaseDomain: "tailnet.internal", Search: []string{"corp.example.com"},
+			Records: []tailnet.DNSRecord{{Name: "pinned.example.com", Type: "A", Value: "192.0.2.1"}},
+		})
+	})
+	return w
+}
+
+var testMap = &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{
+	999: {RegionID: 999, RegionCode: "heddle", RegionName: "heddle", Nodes: []*tailcfg.DERPNode{
+		{Name: "999a", RegionID: 999, HostName: "vpn.example.com", IPv4: "198.51.100.1", IPv6: "2001:db8::1", DERPPort: 8443},
+		{Name: "999b", RegionID: 999, HostName: "stun.example.com", STUNOnly: true, STUNPort: 3479},
+	}},
+	900: {RegionID: 900, RegionCode: "a", RegionName: "A", Nodes: []*tailcfg.DERPNode{
+		{Name: "900a", RegionID: 900, HostName: "derp.example.com", STUNPort: -1},
+	}},
+}}
+
+// run runs a part of the server until the test ends.
+func run(t *testing.T, part func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- part(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (w *world) must(fn func(*tailnet.Tx) error) {
+	w.t.Helper()
+	if _, err := w.state.Update(w.t.Context(), admin, fn); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func registration(host string, routes ...string) tailnet.Registration {
+	h := &tailcfg.Hostinfo{Hostname: host, OS: "linux", IPNVersion: "1.90.1"}
+	for _, r := range routes {
+		h.RoutableIPs = append(h.RoutableIPs, netip.MustParsePrefix(r))
+	}
+	return tailnet.Registration{Machine: key.NewMachine().Public(), Key: key.NewNode().Public(), Hostinfo: tailnet.CleanHostinfo(h), CapVer: 142}
+}
+
+// populate adds users and nodes: laptop (online) and gateway of alice, and the tagged web.
+func (w *world) populate() {
+	w.t.Helper()
+	w.must(func(tx *tailnet.Tx) error {
+		alice, err := tx.CreateUser(tailnet.User{Name: "alice", DisplayName: "Alice", Email: "alice@example.com"})
+		if err != nil {
+			return err
+		}
+		if _, err := tx.CreateUser(tailnet.User{Name: "bob@example.com"}); err != nil {
+			return err
+		}
+		laptop, err := tx.RegisterForUser(registration("Laptop"), alice.ID, tailnet.ByCLI)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.RegisterForUser(registration("gateway", "192.168.1.0/24", "10.0.0.0/8", "0.0.0.0/0", "::/0"), alice.ID, tailnet.ByCLI); err != nil {
+			return err
+		}
+		secret, _, err := tx.CreateAuthKey(tailnet.AuthKeySpec{Tags: []string{"tag:web"}, Expires: tx.Now().Add(time.Hour)})
+		if err != nil {
+			return err
+		}
+		if _, err := tx.RegisterWithAuthKey(registration("web\x1b[31m"), secret); err != nil {
+			return err
+		}
+		return tx.Connect(laptop.ID)
+	})
+}
+
+// CompleteLogin makes world the pending logins: one device waits.
+func (w *world) CompleteLogin(ctx context.Context, a tailnet.Actor, id string, user tailnet.UserID, m tailnet.Method) (*tailnet.Node, error) {
+	r, ok := w.logins[id]
+	if !ok {
+		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under the ID %q", id)
+	}
+	var n *tailnet.Node
+	_, err := w.state.Update(ctx, a, func(tx *tailnet.Tx) (err error) {
+		n, err = tx.RegisterForUser(r, user, m)
+		return err
+	})
+	return n, err
+}
+
+// result is what one command line did.
+type result struct {
+	out, err string
+	code     int
+}
+
+// heddle runs a command line against the world's socket.
+func (w *world) heddle(args ...string) result {
+	w.t.Helper()
+	return heddle(w.t, "", append([]string{"--socket", w.socket}, args...)...)
+}
+
+func heddle(t *testing.T, stdin string, args ...string) result {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	code := cli.Run(t.Context(), args, strings.NewReader(stdin), &out, &errOut)
+	return result{out.String(), errOut.String(), code}
+}
+
+// A session is a text file of commands and of what they print: lines from the
+// standard error start with "! ", and an exit code other than 0 stands in brackets.
+func TestSessions(t *testing.T) {
+	files, err := filepath.Glob("testdata/sessions/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no sessions", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			w := newWorld(t)
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			for line := range strings.Lines(string(text)) {
+				switch {
+				case strings.HasPrefix(line, "#"):
+					if b.Len() > 0 {
+						b.WriteByte('\n')
+					}
+					b.WriteString(line)
+					if line == "# populated\n" {
+						w.populate()
+					}
+				case strings.HasPrefix(line, "$ heddle"):
+					b.WriteString(line)
+					w.record(&b, words(strings.TrimPrefix(line, "$ heddle")))
+				}
+			}
+			if *update {
+				if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(string(text), b.String()); diff != "" {
+				t.Errorf("%s differs (-update writes it anew) (-want +got):\n%s", file, diff)
+			}
+		})
+	}
+}
+
+func (w *world) record(b *strings.Builder, args []string) {
+	r := w.heddle(args...)
+	b.WriteString(w.steady(r.out))
+	for line := range strings.Lines(w.steady(r.err)) {
+		b.WriteString("! " + line)
+	}
+	if r.code != 0 {
+		fmt.Fprintf(b, "[%d]\n", r.code)
+	}
+}
+
+// What is random in the output, and what stands for it.
+var random = []struct {
+	from *regexp.Regexp
+	to   string
+}{
+	{regexp.MustCompile(`tskey-(auth|api)-[a-z0-9]+-[a-z0-9]+`), "tskey-$1-publicpublic-SECRET"},
+	{regexp.MustCompile(`tskey-(auth|api)-[a-z0-9]{12}-\*`), "tskey-$1-publicpublic-*"},
+	{regexp.MustCompile(`("prefix": ")[a-z0-9]{12}"`), `${1}publicpublic"`},
+	{regexp.MustCompile(`(nodekey|mkey|discokey):[0-9a-f]{64}`), "$1:HEX"},
+	{regexp.MustCompile(`\bn[A-Za-z0-9]+CNTRL\b`), "STABLE-ID"},
+	{regexp.MustCompile(`go1\.[0-9.]+`), "go1.X"},
+	{regexp.MustCompile(`local-cli \S+`), "local-cli WHO"},
+}
+
+func (w *world) steady(s string) string {
+	s = strings.ReplaceAll(s, w.socket, "SOCKET")
+	for _, r := range random {
+		s = r.from.ReplaceAllString(s, r.to)
+	}
+	return s
+}
+
+// words splits a line at spaces, outside of single quotes.
+func words(line string) []string {
+	var out []string
+	for i, part := range strings.Split(strings.TrimSpace(line), "'") {
+		if i%2 == 1 {
+			out = append(out, part)
+			continue
+		}
+		out = append(out, strings.Fields(part)...)
+	}
+	return slices.Clip(out)
+}
