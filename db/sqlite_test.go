@@ -516,7 +516,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func fillDisk(dir string) error {
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
 		fmt.Println("skip: no mounts here:", err)
 		return nil
 	}
@@ -552,7 +552,7 @@ func fillDisk(dir string) error {
 		if err := errors.Join(f.Truncate(max(0, size-int64(round)*64<<10)), f.Close()); err != nil {
 			return err
 		}
-		big := manyNodes(2000)
+		big := manyNodes(400)
 		for range 3 {
 			big.Base = base
 			err = s.Commit(ctx, big)
