@@ -256,27 +256,38 @@ func (f *fleet) freshView(t *testing.T, v netmap.Viewer) view {
 }
 
 func TestDeltasEqualFullMap(t *testing.T) {
-	seeds := uint64(12)
+	small, large := uint64(10), uint64(2)
 	if testing.Short() {
-		seeds = 3
+		small, large = 3, 1
 	}
-	for seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { testDeltas(t, seed) })
+	for seed := range small {
+		t.Run(fmt.Sprint("small", seed), func(t *testing.T) { testDeltas(t, seed, 0, 150) })
+	}
+	for seed := range large {
+		t.Run(fmt.Sprint("large", seed), func(t *testing.T) { testDeltas(t, 100+seed, 300, 25) })
 	}
 }
 
-func testDeltas(t *testing.T, seed uint64) {
+// testDeltas changes a tailnet at random, and brings random sessions up to date.
+func testDeltas(t *testing.T, seed uint64, nodes, steps int) {
 	f := newFleet(t, seed)
 	var users []tailnet.UserID
 	for i := range 3 {
 		users = append(users, f.user(fmt.Sprint("u", i), []policy.Role{policy.Owner, policy.Member, policy.Admin}[i]))
+	}
+	for i := range nodes {
+		f.join(users[i%len(users)], "laptop")
 	}
 	if seed%2 == 0 {
 		f.update(func(tx *tailnet.Tx) error { return tx.SetPolicy(policies[f.rnd.IntN(len(policies))], "") })
 	}
 	sessions := map[tailnet.NodeID]*session{}
 	var log []string
-	for step := range 150 {
+	for step := range steps {
+		if nodes > 0 && f.rnd.IntN(4) == 0 {
+			f.stir()
+			log = append(log, "stir")
+		}
 		log = append(log, fmt.Sprint(step, ": ", f.step(users)))
 		if f.rnd.IntN(3) == 0 {
 			continue // several changes in one delta
@@ -290,8 +301,9 @@ func testDeltas(t *testing.T, seed uint64) {
 		order := slices.Collect(s.Nodes())
 		f.rnd.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, n := range order {
-			if f.rnd.IntN(4) == 0 && sessions[n.ID] != nil {
-				continue // a slow session
+			// Some sessions are slow; of many only some are followed.
+			if old := sessions[n.ID] != nil; old && f.rnd.IntN(4) == 0 || !old && (nodes > 0 && len(sessions) >= 10) {
+				continue
 			}
 			f.send(t, sessions, n, step)
 			if t.Failed() {
@@ -299,6 +311,33 @@ func testDeltas(t *testing.T, seed uint64) {
 			}
 		}
 	}
+}
+
+// stir lets most nodes change at once.
+func (f *fleet) stir() {
+	f.t.Helper()
+	mode := f.rnd.IntN(3)
+	f.update(func(tx *tailnet.Tx) error {
+		for n := range tx.Snapshot().Nodes() {
+			switch u := (tailnet.Update{Disco: n.Report.Disco, CapVer: n.Report.CapVer, Hostinfo: n.Report.Hostinfo}); {
+			case mode == 0:
+				u.Endpoints = []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), uint16(f.rnd.IntN(65535)))}
+				if err := tx.Report(n.ID, u); err != nil {
+					return err
+				}
+			case mode == 1:
+				u.Hostinfo = n.Report.Hostinfo.Clone()
+				u.Hostinfo.OS = fmt.Sprint("os", f.rnd.IntN(1000))
+				if err := tx.Report(n.ID, u); err != nil {
+					return err
+				}
+			default:
+				tx.Disconnect(n.ID)
+			}
+		}
+		return nil
+	})
+	f.advance(11 * time.Second)
 }
 
 // send brings one session up to date and compares what it has with a fresh map.
@@ -311,7 +350,7 @@ func (f *fleet) send(t *testing.T, sessions map[tailnet.NodeID]*session, n *tail
 			v:     netmap.Viewer{ID: n.ID, CapVer: tailcfg.CapabilityVersion(113 + f.rnd.IntN(30)), Plain: n.ID%5 == 4},
 			model: &model{t: t, self: tailcfg.NodeID(n.ID), peers: map[tailcfg.NodeID]*tailcfg.Node{}, users: map[tailcfg.UserID]tailcfg.UserProfile{}},
 		}
-		if len(sessions) < 4 && !o.v.Plain {
+		if len(sessions) < 3 && !o.v.Plain {
 			o.stocks = []*stockClient{newStockClient(t, false), newStockClient(t, true)}
 		}
 		sessions[n.ID] = o
