@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"heddle/control/tailnet"
 )
@@ -18,7 +19,21 @@ type dirLock struct {
 	f *os.File
 }
 
-// lockDir takes the directory or fails at once.
+// lockPatience is how long a killed process of a busy server may take to be
+// gone: its kernel threads end one by one, and the last one frees the lock.
+const lockPatience = 2 * time.Second
+
+// flockSoon takes the lock, waiting a moment for a process that is ending.
+func flockSoon(f *os.File) error {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// lockDir takes the directory or fails.
 func lockDir(dir string) (*dirLock, error) {
 	path := filepath.Join(dir, "heddle.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -29,7 +44,7 @@ func lockDir(dir string) (*dirLock, error) {
 			Err:  err,
 		}
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = flockSoon(f)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		holder, _ := io.ReadAll(io.LimitReader(f, 200))
 		f.Close()
