@@ -3,75 +3,11 @@ package policy
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
-	"github.com/tailscale/hujson"
-	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
+
+	"heddle/policy/syntax"
 )
-
-var attrFields = newSchema("nodeAttrs entry", "target", "attr", "app", "ipPool")
-
-func (p *parser) nodeAttrs(v *hujson.Value) {
-	p.elements(v, "nodeAttrs", func(v *hujson.Value) {
-		r := attrRule{caps: tailcfg.NodeCapMap{}}
-		p.fields(v, attrFields, func(name string, v *hujson.Value) {
-			switch name {
-			case "target":
-				terms, _ := p.terms("target", p.strs(v, "target"), attrTargets)
-				r.target = p.d.set(terms, 0, nil)
-			case "attr":
-				for _, a := range p.strs(v, "attr") {
-					if strings.TrimSpace(a.s) == "" {
-						p.fail(a.off, "attr: an empty string is not valid")
-					}
-					r.caps[tailcfg.NodeCapability(a.s)] = nil
-				}
-			case "app":
-				p.attrApp(v, r.caps)
-			case "ipPool":
-				r.pool = p.ipPool(v)
-			}
-		})
-		p.d.attrs = append(p.d.attrs, r)
-	})
-}
-
-// attrApp reads app values of a node: capability name to a list of values.
-func (p *parser) attrApp(v *hujson.Value, caps tailcfg.NodeCapMap) {
-	p.members(v, "app", func(key text, v *hujson.Value) {
-		domain, path, ok := strings.Cut(key.s, "/")
-		if !ok || domain == "" || path == "" || strings.Contains(domain, ":") {
-			p.fail(key.off, "app: %q: capability name must have the form {domain}/{path}", key.s)
-		}
-		name := tailcfg.NodeCapability(key.s)
-		p.elements(v, "app["+key.s+"]", func(v *hujson.Value) {
-			caps[name] = append(caps[name], tailcfg.RawMessage(p.raw(v)))
-		})
-		if _, ok := caps[name]; !ok {
-			caps[name] = nil
-		}
-	})
-}
-
-func (p *parser) ipPool(v *hujson.Value) []netip.Prefix {
-	var out []netip.Prefix
-	for _, t := range p.strs(v, "ipPool") {
-		ps, err := parsePrefixes(strings.TrimSpace(t.s))
-		if err != nil {
-			p.fail(t.off, "ipPool: %v", err)
-			continue
-		}
-		for _, one := range ps {
-			if !one.Addr().Is4() || one.Bits() < tsaddr.CGNATRange().Bits() || !tsaddr.CGNATRange().Contains(one.Addr()) {
-				p.fail(t.off, "ipPool: %q is not inside %v", t.s, tsaddr.CGNATRange())
-				break
-			}
-		}
-		out = append(out, ps...)
-	}
-	return out
-}
 
 // Caps returns the capabilities that a node itself gets by nodeAttrs, the
 // top-level settings of the policy and the settings of the tailnet; nil if
@@ -87,7 +23,7 @@ func (c *Compiled) Caps(id NodeID) tailcfg.NodeCapMap {
 		if !n.within(c.doc, r.target) {
 			continue
 		}
-		for name, values := range r.caps {
+		for name, values := range r.Caps {
 			have := out[name]
 			for _, v := range values {
 				if !slices.Contains(have, v) {
@@ -97,14 +33,14 @@ func (c *Compiled) Caps(id NodeID) tailcfg.NodeCapMap {
 			out[name] = have
 		}
 	}
-	if c.doc.randomizeClientPort {
+	if c.doc.text.RandomizeClientPort {
 		out[tailcfg.NodeAttrRandomizeClientPort] = nil
 	}
-	if c.doc.disableIPv4 {
+	if c.doc.text.DisableIPv4 {
 		out[disableIPv4] = nil
 	}
-	if c.doc.oneCGNAT != "" && n.Attrs["node:os"] == "macos" {
-		if c.doc.oneCGNAT == "mac-always" {
+	if c.doc.text.OneCGNAT != "" && n.Attrs["node:os"] == "macos" {
+		if c.doc.text.OneCGNAT == "mac-always" {
 			out[tailcfg.NodeAttrOneCGNATEnable] = nil
 		} else {
 			out[tailcfg.NodeAttrOneCGNATDisable] = nil
@@ -141,8 +77,8 @@ func (c *Compiled) IPPool(id NodeID) []netip.Prefix {
 		return nil
 	}
 	for i := range c.doc.attrs {
-		if r := &c.doc.attrs[i]; len(r.pool) > 0 && n.within(c.doc, r.target) {
-			return slices.Clone(r.pool)
+		if r := &c.doc.attrs[i]; len(r.Pool) > 0 && n.within(c.doc, r.target) {
+			return slices.Clone(r.Pool)
 		}
 	}
 	return nil
@@ -166,9 +102,9 @@ func (c *Compiled) AutoApproves(id NodeID, route netip.Prefix) bool {
 	}
 	route = route.Masked()
 	if route.Bits() == 0 {
-		return hasAny(n.ident.terms, c.doc.exitNode)
+		return hasAny(n.ident.terms, c.doc.exit)
 	}
-	return slices.ContainsFunc(c.doc.approvers.routes, func(a routeApprover) bool {
+	return slices.ContainsFunc(c.doc.routes, func(a routeApprover) bool {
 		return a.prefix.Bits() <= route.Bits() && a.prefix.Contains(route.Addr()) && hasAny(n.ident.terms, a.terms)
 	})
 }
@@ -177,5 +113,5 @@ func (c *Compiled) AutoApproves(id NodeID, route netip.Prefix) bool {
 // a service ("svc:name").
 func (c *Compiled) AutoApprovesService(id NodeID, service string) bool {
 	n := c.node(id)
-	return n != nil && hasAny(n.ident.terms, c.doc.services[service])
+	return n != nil && slices.ContainsFunc(c.doc.text.Services[service], func(s syntax.Selector) bool { return c.doc.named(&n.Node, n.ident.user, s) })
 }

@@ -274,8 +274,8 @@ func (b *builder) add(in *Node) *node {
 	n.behind = sorted(b.terms)
 	n.via = d.routedBy(n)
 	n.sat = d.satisfied(in.Attrs)
-	n.v4off = d.disableIPv4 || slices.ContainsFunc(d.attrs, func(r attrRule) bool {
-		_, off := r.caps[disableIPv4]
+	n.v4off = d.text.DisableIPv4 || slices.ContainsFunc(d.attrs, func(r attrRule) bool {
+		_, off := r.Caps[disableIPv4]
 		return off && n.within(d, r.target)
 	})
 	n.class = b.classOf(n)

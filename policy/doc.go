@@ -4,9 +4,16 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"tailscale.com/tailcfg"
+
+	"heddle/policy/syntax"
+)
+
+// Error is one problem of a policy, and Errors are all of them.
+type (
+	Error  = syntax.Error
+	Errors = syntax.Errors
 )
 
 // Doc is a parsed policy. It is immutable.
@@ -15,46 +22,58 @@ import (
 // that what nodes and rules have in common is looked at once. Nothing in it
 // depends on the state of the tailnet.
 type Doc struct {
+	text    *syntax.Policy
 	terms   []term
-	termIDs map[string]int32 // by canonical name
+	termIDs map[string]int32 // by name
 	sets    []set
 	setIDs  map[string]int32
-	rules   []rule // acls and grants, in the order of the text
-	ssh     []sshRule
-	attrs   []attrRule
-
-	definitions
-	approvers
-	network
-	tests    []accessTest
-	sshTests []sshTest
-
-	edges // derived from the above by index
-	// deferred are the places that need the tailnet to be judged: domains,
-	// and groups that only the identity provider can have.
-	deferred []deferredCheck
-}
-
-// definitions are the names that a policy introduces.
-type definitions struct {
-	groups    map[string][]string // "group:x" → logins
-	groupsOf  map[string][]string // login → "group:x"
-	hosts     map[string]netip.Prefix
-	wideHosts map[string]bool // hosts written as a CIDR, even of one address
-	ipsets    map[string][]netip.Prefix
-	tagOwners map[string][]string
-	postures  map[string][]condition
 	// checks are the distinct lists of postures that rules ask for; any
 	// posture of a list will do. Entry 0 is the empty list: no condition.
 	checks   [][]string
 	checkIDs map[string]int32
+
+	rules  []rule // acls and grants, in the order of the text
+	ssh    []sshRule
+	attrs  []attrRule
+	routes []routeApprover
+	exit   []int32 // terms of autoApprovers.exitNode
+	edges          // derived from the above by index
 }
 
-// approvers are the autoApprovers section.
-type approvers struct {
-	routes   []routeApprover
-	exitNode []int32 // terms
-	services map[string][]int32
+// term is one distinct selector. Hosts, ranges and ipsets are prefixes too, so
+// there are any, danger, internet, prefixes, and identities: what a node is by
+// its user or its tags.
+type term struct {
+	syntax.Selector
+	texts []string // of Prefixes, as a filter has them
+	ruled bool     // some acl or grant names it: it counts for classes
+}
+
+// set is an interned list of terms with what narrows it.
+type set struct {
+	terms []int32 // sorted, unique
+	check int32   // index of Doc.checks: what a source must satisfy
+	via   []int32 // tag terms; not nil: routers with such a tag stand for the terms
+	key   string  // canonical text
+	hash  string  // of key, short
+}
+
+// rule is a syntax.Rule with its selectors interned.
+type rule struct {
+	*syntax.Rule
+	src  int32 // set
+	dst  int32 // set; may be empty
+	base int32 // set of src without its check
+}
+
+type sshRule struct {
+	*syntax.SSHRule
+	src, dst, recorder int32 // sets
+}
+
+type attrRule struct {
+	*syntax.Attr
+	target int32 // set
 }
 
 type routeApprover struct {
@@ -62,125 +81,70 @@ type routeApprover struct {
 	terms  []int32
 }
 
-// network are the settings that are not about access.
-type network struct {
-	derpMap             *tailcfg.DERPMap
-	randomizeClientPort bool
-	disableIPv4         bool
-	oneCGNAT            string
-}
-
-type kind uint16
-
-const (
-	kAny      kind = 1 << iota // *
-	kDanger                    // autogroup:danger-all
-	kMember                    // autogroup:member
-	kTagged                    // autogroup:tagged
-	kRole                      // autogroup:admin ...
-	kUser                      // user@example.com
-	kDomain                    // user:*@example.com
-	kGroup                     // group:x
-	kTag                       // tag:x
-	kPrefix                    // address, CIDR, range
-	kHost                      // alias of an address or CIDR
-	kIPSet                     // ipset:x
-	kSelf                      // autogroup:self
-	kInternet                  // autogroup:internet
-)
-
-// term is one distinct selector. Hosts, ranges and ipsets are prefixes too, so
-// after parsing there are any, danger, internet, prefixes, and identities: what
-// a node is by its user or its tags.
-type term struct {
-	kind     kind
-	name     string // canonical; unique
-	prefixes []netip.Prefix
-	texts    []string // of prefixes, as a filter has them
-	ruled    bool     // some acl or grant names it: it counts for classes
-}
-
-// set is an interned list of terms with what narrows it.
-type set struct {
-	terms []int32 // sorted, unique
-	check int32   // index of definitions.checks: what a source must satisfy
-	via   []int32 // tag terms; not nil: routers with such a tag stand for the terms
-	key   string  // canonical text
-	hash  string  // of key, short
-}
-
-// flows are destination ports of one protocol list.
-type flows struct {
-	protos []int // nil: the default ones
-	ports  []tailcfg.PortRange
-}
-
-// rule is one ACL entry (or the part of it that shares ports) or one grant.
-type rule struct {
-	line  int
-	src   int32 // set
-	dst   int32 // set; may be empty
-	base  int32 // set of src without its check
-	self  bool  // autogroup:self is (also) a destination
-	flows []flows
-	app   tailcfg.PeerCapMap
-	// companion goes from the destinations back to the sources.
-	companion tailcfg.PeerCapMap
-}
-
-type sshRule struct {
-	line       int
-	src        int32 // set
-	dst        int32 // set
-	self       bool
-	dstUser    string // not "": a user's own devices; src is the same user
-	check      bool
-	period     time.Duration // of check; 0: ask always
-	logins     map[string]string
-	localparts []string // the domains of localpart:*@domain
-	acceptEnv  []string
-	recorder   int32 // set; of tags
-	enforce    bool
-}
-
-type attrRule struct {
-	target int32 // set
-	caps   tailcfg.NodeCapMap
-	pool   []netip.Prefix
-}
-
-func newDoc() *Doc {
-	d := &Doc{termIDs: map[string]int32{}, setIDs: map[string]int32{}}
-	d.definitions = definitions{
-		groups: map[string][]string{}, groupsOf: map[string][]string{}, hosts: map[string]netip.Prefix{}, wideHosts: map[string]bool{},
-		ipsets: map[string][]netip.Prefix{}, tagOwners: map[string][]string{}, postures: map[string][]condition{},
-		checks: [][]string{nil}, checkIDs: map[string]int32{"": 0},
+// Parse reads a policy. The error is an Errors with all problems found, in the
+// order of the text. What cannot be judged without the tailnet is left to
+// Compiled.Check, and the policy's own tests to Compiled.RunTests.
+func Parse(src []byte) (*Doc, error) {
+	p, err := syntax.Parse(src)
+	if err != nil {
+		return nil, err
 	}
-	d.services = map[string][]int32{}
-	d.set(nil, 0, nil) // set 0 is empty
-	return d
+	return newDoc(p), nil
 }
 
 // AllowAll returns the policy of a tailnet that has none: every node may reach
 // every other, no tag has an owner.
-func AllowAll() *Doc {
-	d := newDoc()
-	d.allowAll()
+func AllowAll() *Doc { return newDoc(syntax.Empty()) }
+
+func newDoc(p *syntax.Policy) *Doc {
+	d := &Doc{
+		text: p, termIDs: map[string]int32{}, setIDs: map[string]int32{},
+		checks: [][]string{nil}, checkIDs: map[string]int32{"": 0},
+	}
+	d.set(nil, 0, nil) // set 0 is empty
+	if p.Open {
+		all := []syntax.Selector{{Kind: syntax.Any, Name: "*"}}
+		d.addRule(&syntax.Rule{Src: all, Dst: all, Flows: []syntax.Flows{{Ports: []tailcfg.PortRange{tailcfg.PortRangeAny}}}})
+	}
+	for i := range p.Rules {
+		d.addRule(&p.Rules[i])
+	}
+	for i := range p.SSH {
+		r := &p.SSH[i]
+		d.ssh = append(d.ssh, sshRule{r, d.set(d.ids(r.Src), d.checkID(r.Postures), nil), d.set(d.ids(r.Dst), 0, nil), d.set(d.ids(r.Recorder), 0, nil)})
+	}
+	for i := range p.Attrs {
+		d.attrs = append(d.attrs, attrRule{&p.Attrs[i], d.set(d.ids(p.Attrs[i].Target), 0, nil)})
+	}
+	for _, r := range p.Routes {
+		d.routes = append(d.routes, routeApprover{r.Prefix, sorted(d.ids(r.By))})
+	}
+	d.exit = sorted(d.ids(p.ExitNode))
 	d.index()
 	return d
 }
 
-func (d *Doc) allowAll() {
-	all := d.set([]int32{d.term(term{kind: kAny, name: "*"})}, 0, nil)
-	d.rules = append(d.rules, rule{src: all, dst: all, base: all, flows: []flows{{ports: []tailcfg.PortRange{tailcfg.PortRangeAny}}}})
+func (d *Doc) addRule(r *syntax.Rule) {
+	src, dst := d.ids(r.Src), d.ids(r.Dst)
+	d.rules = append(d.rules, rule{r, d.set(src, d.checkID(r.Postures), nil), d.set(dst, 0, d.ids(r.Via)), d.set(src, 0, nil)})
 }
 
-// term interns t by its name.
-func (d *Doc) term(t term) int32 {
-	id, ok := d.termIDs[t.name]
+// ids interns selectors.
+func (d *Doc) ids(list []syntax.Selector) []int32 {
+	out := make([]int32, len(list))
+	for i, s := range list {
+		out[i] = d.term(s)
+	}
+	return out
+}
+
+// term interns a selector by its name.
+func (d *Doc) term(s syntax.Selector) int32 {
+	id, ok := d.termIDs[s.Name]
 	if !ok {
 		id = int32(len(d.terms))
-		for _, p := range t.prefixes {
+		t := term{Selector: s}
+		for _, p := range s.Prefixes {
 			if p.IsSingleIP() {
 				t.texts = append(t.texts, p.Addr().String())
 			} else {
@@ -188,7 +152,7 @@ func (d *Doc) term(t term) int32 {
 			}
 		}
 		d.terms = append(d.terms, t)
-		d.termIDs[t.name] = id
+		d.termIDs[s.Name] = id
 	}
 	return id
 }
@@ -198,7 +162,7 @@ func (d *Doc) set(terms []int32, check int32, via []int32) int32 {
 	terms, via = sorted(terms), sorted(via)
 	names := make([]string, 0, len(terms))
 	for _, t := range terms {
-		names = append(names, d.terms[t].name)
+		names = append(names, d.terms[t].Name)
 	}
 	slices.Sort(names)
 	var b strings.Builder
@@ -207,7 +171,7 @@ func (d *Doc) set(terms []int32, check int32, via []int32) int32 {
 		b.WriteString(" if " + strings.Join(d.checks[check], " or "))
 	}
 	for _, t := range via {
-		b.WriteString(" via " + d.terms[t].name)
+		b.WriteString(" via " + d.terms[t].Name)
 	}
 	key := b.String()
 	id, ok := d.setIDs[key]
@@ -239,12 +203,12 @@ func sorted(s []int32) []int32 {
 
 // TagDefined reports whether the policy defines owners for the tag.
 func (d *Doc) TagDefined(tag string) bool {
-	_, ok := d.tagOwners[tag]
+	_, ok := d.text.TagOwners[tag]
 	return ok
 }
 
 // HasTags reports whether the policy defines any tag.
-func (d *Doc) HasTags() bool { return len(d.tagOwners) > 0 }
+func (d *Doc) HasTags() bool { return len(d.text.TagOwners) > 0 }
 
 // MayTag reports whether somebody may apply a tag: the user u, or, if u is
 // nil, a node that holds tags. Who owns a tag owns what that tag owns; owners,
@@ -271,7 +235,7 @@ func (d *Doc) MayTag(u *User, tags []string, tag string) bool {
 	for todo := []string{tag}; len(todo) > 0; {
 		t := todo[0]
 		todo = todo[1:]
-		for _, o := range d.tagOwners[t] {
+		for _, o := range d.text.TagOwners[t] {
 			if names[o] {
 				return true
 			}
@@ -294,22 +258,24 @@ func (d *Doc) userNames(u *User) []string {
 	if i := strings.LastIndexByte(u.Login, '@'); i >= 0 {
 		names = append(names, "user:*"+u.Login[i:])
 	}
-	names = append(names, d.groupsOf[u.Login]...)
+	names = append(names, d.text.GroupsOf[u.Login]...)
 	for _, g := range u.Groups {
 		name := "group:" + g
-		if _, defined := d.groups[name]; !defined {
+		if _, defined := d.text.Groups[name]; !defined {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-// cidr reports whether a selector of an address is written as a CIDR, by an
-// alias or not.
-func (d *Doc) cidr(s string) bool {
-	s = strings.TrimPrefix(s, "host:")
-	return strings.Contains(s, "/") || d.wideHosts[s]
+// named reports whether a node matches an identity selector, which need not
+// occur in any rule.
+func (d *Doc) named(n *Node, u *user, s syntax.Selector) bool {
+	if len(n.Tags) > 0 {
+		return s.Kind == syntax.Tagged || slices.Contains(n.Tags, s.Name)
+	}
+	return u != nil && slices.Contains(d.userNames(&u.User), s.Name)
 }
 
 // DERPMap returns the derpMap section, nil if there is none. Read only.
-func (d *Doc) DERPMap() *tailcfg.DERPMap { return d.derpMap }
+func (d *Doc) DERPMap() *tailcfg.DERPMap { return d.text.DERPMap }

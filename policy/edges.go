@@ -34,7 +34,7 @@ func (d *Doc) index() {
 	e.member, e.tagged = named("autogroup:member"), named("autogroup:tagged")
 	at := map[netip.Prefix][]int32{}
 	for id, t := range d.terms {
-		for _, p := range t.prefixes {
+		for _, p := range t.Prefixes {
 			at[p] = append(at[p], int32(id))
 		}
 	}
@@ -56,13 +56,13 @@ func (d *Doc) index() {
 		r, id := &d.rules[i], int32(i)
 		e.outgoing[r.src] = append(e.outgoing[r.src], id)
 		e.incoming[r.dst] = append(e.incoming[r.dst], id)
-		if r.self {
+		if r.Self {
 			if len(e.selfOf[r.base]) == 0 {
 				e.selfSets = append(e.selfSets, r.base)
 			}
 			e.selfOf[r.base] = append(e.selfOf[r.base], id)
 		}
-		if r.companion != nil {
+		if r.Companion != nil {
 			e.backOf[r.src] = append(e.backOf[r.src], id)
 		}
 		for _, s := range []int32{r.src, r.dst} {

@@ -6,6 +6,8 @@ import (
 
 	"go4.org/netipx"
 	"tailscale.com/tailcfg"
+
+	"heddle/policy/syntax"
 )
 
 // Explanation tells why a flow is allowed or not.
@@ -34,8 +36,8 @@ func (c *Compiled) Explain(src, dst netip.Addr, proto int, port uint16) Explanat
 		own := t.IPv4 == dst || t.IPv6 == dst
 		for i := range c.doc.rules {
 			rl := &c.doc.rules[i]
-			if c.from(rl, s) && rl.passes(dst, proto, port) && (own && c.toSelf(rl, s, t) || c.toAt(rl, t, dst)) && !slices.Contains(out.Lines, rl.line) {
-				out.Lines = append(out.Lines, rl.line)
+			if c.from(rl, s) && rl.passes(dst, proto, port) && (own && c.toSelf(rl, s, t) || c.toAt(rl, t, dst)) && !slices.Contains(out.Lines, rl.Line) {
+				out.Lines = append(out.Lines, rl.Line)
 			}
 		}
 		for _, g := range c.Filter(t.ID) {
@@ -76,7 +78,7 @@ func allowing(r tailcfg.FilterRule, src, dst netip.Addr, proto int, port uint16)
 		if ips == "*" {
 			return true
 		}
-		ps, err := parsePrefixes(ips)
+		ps, err := syntax.ParsePrefixes(ips)
 		return err == nil && slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
 	out := tailcfg.FilterRule{IPProto: r.IPProto}
@@ -99,9 +101,9 @@ func passes(protos []int, ports tailcfg.PortRange, dst netip.Addr, proto int, po
 		return true
 	}
 	if len(protos) == 0 {
-		protos = defaultProtos
+		protos = syntax.DefaultProtos
 	}
-	if hasPorts([]int{proto}) {
+	if syntax.HasPorts([]int{proto}) {
 		return slices.Contains(protos, proto) && ports.Contains(port)
 	}
 	return slices.Contains(protos, proto) && ports == tailcfg.PortRangeAny
@@ -139,7 +141,7 @@ func (c *Compiled) from(rl *rule, s *node) bool {
 // toSelf reports whether t is a destination of the rule as a device of the
 // same user as s.
 func (c *Compiled) toSelf(rl *rule, s, t *node) bool {
-	return rl.self && s.ident.user != nil && s.ident.user == t.ident.user
+	return rl.Self && s.ident.user != nil && s.ident.user == t.ident.user
 }
 
 // to reports whether t is a destination of the rule, whichever nodes route
@@ -164,8 +166,8 @@ func (c *Compiled) toAt(rl *rule, t *node, dst netip.Addr) bool {
 			return true
 		case id == d.internet:
 			return t.exit && internetSet.Contains(dst)
-		case tm.prefixes != nil:
-			return slices.ContainsFunc(tm.prefixes, func(p netip.Prefix) bool { return p.Contains(dst) && t.touches(p, len(s.via) == 0) })
+		case tm.Prefixes != nil:
+			return slices.ContainsFunc(tm.Prefixes, func(p netip.Prefix) bool { return p.Contains(dst) && t.touches(p, len(s.via) == 0) })
 		}
 		return own && len(s.via) == 0 && slices.Contains(t.ident.terms, id)
 	})
@@ -173,19 +175,19 @@ func (c *Compiled) toAt(rl *rule, t *node, dst netip.Addr) bool {
 
 // allows reports whether the rule names a protocol and a port.
 func (rl *rule) allows(proto int, port uint16) bool {
-	return slices.ContainsFunc(rl.flows, func(f flows) bool {
-		protos := f.protos
+	return slices.ContainsFunc(rl.Flows, func(f syntax.Flows) bool {
+		protos := f.Protos
 		if protos == nil {
-			protos = defaultProtos
+			protos = syntax.DefaultProtos
 		}
 		return slices.Contains(protos, proto) &&
-			(!hasPorts([]int{proto}) || slices.ContainsFunc(f.ports, func(pr tailcfg.PortRange) bool { return pr.Contains(port) }))
+			(!syntax.HasPorts([]int{proto}) || slices.ContainsFunc(f.Ports, func(pr tailcfg.PortRange) bool { return pr.Contains(port) }))
 	})
 }
 
 // passes is allows as clients see it.
 func (rl *rule) passes(dst netip.Addr, proto int, port uint16) bool {
-	return slices.ContainsFunc(rl.flows, func(f flows) bool {
-		return slices.ContainsFunc(f.ports, func(pr tailcfg.PortRange) bool { return passes(f.protos, pr, dst, proto, port) })
+	return slices.ContainsFunc(rl.Flows, func(f syntax.Flows) bool {
+		return slices.ContainsFunc(f.Ports, func(pr tailcfg.PortRange) bool { return passes(f.Protos, pr, dst, proto, port) })
 	})
 }

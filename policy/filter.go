@@ -9,6 +9,8 @@ import (
 	"go4.org/netipx"
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
+
+	"heddle/policy/syntax"
 )
 
 // FilterGroup is a part of a node's packet filter that is replaced as a whole:
@@ -85,7 +87,7 @@ func (c *Compiled) buildSource(s *set) []string {
 	if s.check == 0 && slices.Contains(s.terms, d.danger) {
 		return []string{"*"}
 	}
-	if !slices.ContainsFunc(s.terms, func(t int32) bool { return t == d.any || d.terms[t].prefixes != nil }) {
+	if !slices.ContainsFunc(s.terms, func(t int32) bool { return t == d.any || d.terms[t].Prefixes != nil }) {
 		return addressTexts(c.membersOf(s))
 	}
 	var b netipx.IPSetBuilder
@@ -98,10 +100,10 @@ func (c *Compiled) buildSource(s *set) []string {
 			for _, p := range c.routing.subnets {
 				b.AddPrefix(p)
 			}
-		case tm.prefixes == nil:
+		case tm.Prefixes == nil:
 			c.addMembers(&b, t, s.check)
 		case s.check == 0:
-			for _, p := range tm.prefixes {
+			for _, p := range tm.Prefixes {
 				b.AddPrefix(p)
 			}
 		default:
@@ -181,7 +183,7 @@ func (c *Compiled) addNodesIn(b *netipx.IPSetBuilder, term, check int32) {
 			continue
 		}
 		for _, a := range n.addrs() {
-			if slices.ContainsFunc(c.doc.terms[term].prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			if slices.ContainsFunc(c.doc.terms[term].Prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
 				b.Add(a)
 			}
 		}
@@ -230,7 +232,7 @@ func (c *Compiled) hits(n *node) []hit {
 	}) {
 		for _, r := range d.backOf[s] {
 			out = append(out, hit{r, hitBack})
-			if d.rules[r].self && n.ident.user != nil {
+			if d.rules[r].Self && n.ident.user != nil {
 				out = append(out, hit{r, hitSelfBack})
 			}
 		}
@@ -275,13 +277,13 @@ func (c *Compiled) Filter(id NodeID) []FilterGroup {
 		r := &c.doc.rules[h.rule]
 		switch h.mode {
 		case hitTarget:
-			group(from{r.src, false}).add(c.targetsAt(n, r.dst), r.flows, r.app)
+			group(from{r.src, false}).add(c.targetsAt(n, r.dst), r.Flows, r.App)
 		case hitSelf:
-			group(from{r.src, true}).add(n.self(), r.flows, r.app)
+			group(from{r.src, true}).add(n.self(), r.Flows, r.App)
 		case hitBack:
-			group(from{r.dst, false}).add(n.self(), nil, r.companion)
+			group(from{r.dst, false}).add(n.self(), nil, r.Companion)
 		case hitSelfBack:
-			group(from{r.base, true}).add(n.self(), nil, r.companion)
+			group(from{r.base, true}).add(n.self(), nil, r.Companion)
 		}
 	}
 	var out []FilterGroup
@@ -335,8 +337,8 @@ func (c *Compiled) targetsAt(n *node, set int32) targets {
 			if n.exit {
 				out.texts = append(slices.Clip(out.texts), internetRanges...)
 			}
-		case tm.prefixes != nil:
-			for i, p := range tm.prefixes {
+		case tm.Prefixes != nil:
+			for i, p := range tm.Prefixes {
 				if n.touches(p, len(s.via) == 0) {
 					out.texts, out.prefixes = append(out.texts, tm.texts[i]), append(out.prefixes, p)
 				}
@@ -366,18 +368,18 @@ type groupBuilder struct {
 	caps  []tailcfg.CapGrant
 }
 
-func (g *groupBuilder) add(t targets, fs []flows, app tailcfg.PeerCapMap) {
+func (g *groupBuilder) add(t targets, fs []syntax.Flows, app tailcfg.PeerCapMap) {
 	if len(g.src) == 0 {
 		return
 	}
 	for _, f := range fs {
-		i := slices.IndexFunc(g.ports, func(r tailcfg.FilterRule) bool { return slices.Equal(r.IPProto, f.protos) })
+		i := slices.IndexFunc(g.ports, func(r tailcfg.FilterRule) bool { return slices.Equal(r.IPProto, f.Protos) })
 		if i < 0 {
 			i = len(g.ports)
-			g.ports = append(g.ports, tailcfg.FilterRule{SrcIPs: g.src, IPProto: f.protos})
+			g.ports = append(g.ports, tailcfg.FilterRule{SrcIPs: g.src, IPProto: f.Protos})
 		}
 		for _, ip := range t.texts {
-			for _, pr := range f.ports {
+			for _, pr := range f.Ports {
 				g.ports[i].DstPorts = append(g.ports[i].DstPorts, tailcfg.NetPortRange{IP: ip, Ports: pr})
 			}
 		}

@@ -24,7 +24,7 @@ type sshExpansion struct {
 func (d *Doc) sshOrder(fn func(i int, r *sshRule) bool) {
 	for _, check := range []bool{true, false} {
 		for i := range d.ssh {
-			if d.ssh[i].check == check && !fn(i, &d.ssh[i]) {
+			if d.ssh[i].Check == check && !fn(i, &d.ssh[i]) {
 				return
 			}
 		}
@@ -34,7 +34,7 @@ func (d *Doc) sshOrder(fn func(i int, r *sshRule) bool) {
 // ownDevices reports whether a rule lets a user of its sources into own devices.
 // Rules with localpart do so whatever their destination, as recorded.
 func (r *sshRule) ownDevices(login string, d *Doc) bool {
-	return r.self || r.dstUser == login && login != "" || len(r.localparts) > 0 && (r.dstUser != "" || len(d.sets[r.dst].terms) > 0)
+	return r.Self || r.DstUser == login && login != "" || len(r.Localparts) > 0 && (r.DstUser != "" || len(d.sets[r.dst].terms) > 0)
 }
 
 // SSH returns the SSH policy of a node; nil if nobody may connect. Rules of a
@@ -95,12 +95,12 @@ func (c *Compiled) wireSSH(r *sshRule, nodes []*node) []*tailcfg.SSHRule {
 	add := func(nodes []*node, logins map[string]string) {
 		if len(nodes) > 0 && slices.ContainsFunc(slices.Collect(maps.Values(logins)), func(s string) bool { return s != "" }) {
 			out = append(out, &tailcfg.SSHRule{
-				Principals: principals(nodes), SSHUsers: maps.Clone(logins), Action: c.sshAction(r), AcceptEnv: slices.Clone(r.acceptEnv),
+				Principals: principals(nodes), SSHUsers: maps.Clone(logins), Action: c.sshAction(r), AcceptEnv: slices.Clone(r.AcceptEnv),
 			})
 		}
 	}
-	if len(r.localparts) == 0 {
-		add(nodes, r.logins)
+	if len(r.Localparts) == 0 {
+		add(nodes, r.Logins)
 		return out
 	}
 	nodes = slices.Clone(nodes)
@@ -110,7 +110,7 @@ func (c *Compiled) wireSSH(r *sshRule, nodes []*node) []*tailcfg.SSHRule {
 		for n < len(nodes) && nodes[n].login() == login {
 			n++
 		}
-		add(nodes[:n], r.logins)
+		add(nodes[:n], r.Logins)
 		if local, ok := r.local(login); ok {
 			add(nodes[:n], map[string]string{local: local})
 		}
@@ -122,7 +122,7 @@ func (c *Compiled) wireSSH(r *sshRule, nodes []*node) []*tailcfg.SSHRule {
 // local returns the login that localpart:*@domain gives a user.
 func (r *sshRule) local(user string) (string, bool) {
 	at := strings.LastIndexByte(user, '@')
-	if at <= 0 || !slices.Contains(r.localparts, user[at+1:]) {
+	if at <= 0 || !slices.Contains(r.Localparts, user[at+1:]) {
 		return "", false
 	}
 	return user[:at], true
@@ -148,7 +148,7 @@ func principals(nodes []*node) []*tailcfg.SSHPrincipal {
 
 func (c *Compiled) sshAction(r *sshRule) *tailcfg.SSHAction {
 	a := &tailcfg.SSHAction{}
-	if r.check {
+	if r.Check {
 		a.HoldAndDelegate = c.settings.SSHCheckURL
 		return a // the answer of the check has the rest
 	}
@@ -166,11 +166,11 @@ func (c *Compiled) record(a *tailcfg.SSHAction, r *sshRule) {
 			}
 		}
 	}
-	if r.enforce {
+	if r.Enforce {
 		const msg = "the session is recorded by policy, and no recorder can be reached"
 		a.OnRecordingFailure = &tailcfg.SSHRecorderFailureAction{RejectSessionWithMessage: msg, TerminateSessionWithMessage: msg}
 	}
-	if r.enforce && len(a.Recorders) == 0 {
+	if r.Enforce && len(a.Recorders) == 0 {
 		// Without an address the client would not record at all.
 		a.Accept, a.Reject, a.Message = false, true, "the policy wants this session recorded, and there is no recorder"
 	}
@@ -213,9 +213,9 @@ func (c *Compiled) sshVerdict(s, t *node, login string) SSHVerdict {
 		if local == "" {
 			return true
 		}
-		out = SSHVerdict{Allowed: true, Check: r.check, LocalUser: local, Line: r.line}
-		if r.check {
-			out.Period = r.period
+		out = SSHVerdict{Allowed: true, Check: r.Check, LocalUser: local, Line: r.Line}
+		if r.Check {
+			out.Period = r.Period
 		}
 		out.Action = &tailcfg.SSHAction{Accept: true, AllowAgentForwarding: true, AllowLocalPortForwarding: true, AllowRemotePortForwarding: true}
 		c.record(out.Action, r)
@@ -226,9 +226,9 @@ func (c *Compiled) sshVerdict(s, t *node, login string) SSHVerdict {
 
 // login maps a requested login to a local user, "" if it may not.
 func (r *sshRule) login(user, requested string) string {
-	to, ok := r.logins[requested]
+	to, ok := r.Logins[requested]
 	if !ok {
-		to = r.logins["*"]
+		to = r.Logins["*"]
 	}
 	if to == "=" {
 		to = requested

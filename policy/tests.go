@@ -7,109 +7,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/tailscale/hujson"
+	"heddle/policy/syntax"
 )
-
-var (
-	testFields    = newSchema("test", "src|user", "srcPostureAttrs", "proto", "accept|allow", "deny")
-	sshTestFields = newSchema("ssh test", "src", "srcPostureAttrs", "dst", "accept", "deny", "check")
-)
-
-// placed is a string of the policy with its place.
-type placed struct {
-	s            string
-	line, column int
-}
-
-type accessTest struct {
-	at           placed // of the test, s is empty
-	src          placed
-	attrs        map[string]any // nil: those of the node
-	proto        placed
-	accept, deny []placed
-}
-
-type sshTest struct {
-	at                  placed
-	src                 placed
-	attrs               map[string]any
-	dst                 []placed
-	accept, deny, check []placed
-}
-
-func (p *parser) placed(t text) placed {
-	line, col := p.place(t.off)
-	return placed{t.s, line, col}
-}
-
-func (p *parser) placedList(v *hujson.Value, what string) []placed {
-	var out []placed
-	for _, t := range p.strs(v, what) {
-		out = append(out, p.placed(t))
-	}
-	return out
-}
-
-func (p *parser) accessTests(v *hujson.Value) {
-	p.elements(v, "tests", func(v *hujson.Value) {
-		t := accessTest{at: p.placed(text{off: v.StartOffset})}
-		p.fields(v, testFields, func(name string, v *hujson.Value) {
-			switch name {
-			case "src", "proto":
-				s, _ := p.str(v, name)
-				if name == "src" {
-					t.src = p.placed(s)
-				} else {
-					t.proto = p.placed(s)
-				}
-			case "srcPostureAttrs":
-				t.attrs = p.postureAttrs(v)
-			case "accept":
-				t.accept = p.placedList(v, name)
-			case "deny":
-				t.deny = p.placedList(v, name)
-			}
-		})
-		p.d.tests = append(p.d.tests, t)
-	})
-}
-
-func (p *parser) postureAttrs(v *hujson.Value) map[string]any {
-	out := map[string]any{}
-	p.members(v, "srcPostureAttrs", func(key text, v *hujson.Value) {
-		val, err := p.scalar(v, "srcPostureAttrs["+key.s+"]")
-		if err != nil {
-			p.fail(v.StartOffset, "%v", err)
-			return
-		}
-		out[key.s] = val
-	})
-	return out
-}
-
-func (p *parser) sshTests(v *hujson.Value) {
-	p.elements(v, "sshTests", func(v *hujson.Value) {
-		t := sshTest{at: p.placed(text{off: v.StartOffset})}
-		p.fields(v, sshTestFields, func(name string, v *hujson.Value) {
-			switch name {
-			case "src":
-				s, _ := p.str(v, name)
-				t.src = p.placed(s)
-			case "srcPostureAttrs":
-				t.attrs = p.postureAttrs(v)
-			case "dst":
-				t.dst = p.placedList(v, name)
-			case "accept":
-				t.accept = p.placedList(v, name)
-			case "deny":
-				t.deny = p.placedList(v, name)
-			case "check":
-				t.check = p.placedList(v, name)
-			}
-		})
-		p.d.sshTests = append(p.d.sshTests, t)
-	})
-}
 
 // Check judges what Parse could not without the tailnet: domains that do not
 // belong to it, groups that neither the policy nor the identity provider has.
@@ -117,15 +16,15 @@ func (p *parser) sshTests(v *hujson.Value) {
 func (c *Compiled) Check() error {
 	var out Errors
 	groups := c.syncedGroups()
-	for _, d := range c.doc.deferred {
+	for _, d := range c.doc.text.Deferred {
 		switch {
-		case d.domain != "" && !slices.Contains(c.settings.Domains, d.domain):
-			out = append(out, &Error{d.line, d.column, fmt.Sprintf("the domain %q is not associated with this tailnet", d.domain)})
-		case d.group != "" && !groups[d.group]:
-			out = append(out, &Error{d.line, d.column, fmt.Sprintf("group not found: %q; define it in groups, or let the identity provider have it", d.group)})
+		case d.Domain != "" && !slices.Contains(c.settings.Domains, d.Domain):
+			out = append(out, &Error{Line: d.Line, Column: d.Column, Msg: fmt.Sprintf("the domain %q is not associated with this tailnet", d.Domain)})
+		case d.Group != "" && !groups[d.Group]:
+			out = append(out, &Error{Line: d.Line, Column: d.Column, Msg: fmt.Sprintf("group not found: %q; define it in groups, or let the identity provider have it", d.Group)})
 		}
 	}
-	return out.orNil()
+	return out.OrNil()
 }
 
 func (c *Compiled) syncedGroups() map[string]bool {
@@ -145,13 +44,13 @@ func (c *Compiled) syncedGroups() map[string]bool {
 // with all that failed.
 func (c *Compiled) RunTests() error {
 	r := &testRun{Compiled: c, groups: c.syncedGroups()}
-	for i := range c.doc.tests {
-		r.access(&c.doc.tests[i])
+	for i := range c.doc.text.Tests {
+		r.access(&c.doc.text.Tests[i])
 	}
-	for i := range c.doc.sshTests {
-		r.ssh(&c.doc.sshTests[i])
+	for i := range c.doc.text.SSHTests {
+		r.ssh(&c.doc.text.SSHTests[i])
 	}
-	return r.errs.orNil()
+	return r.errs.OrNil()
 }
 
 type testRun struct {
@@ -160,35 +59,35 @@ type testRun struct {
 	errs   Errors
 }
 
-func (r *testRun) fail(at placed, format string, args ...any) {
-	if len(r.errs) < maxProblems {
-		r.errs = append(r.errs, &Error{at.line, at.column, "test failed: " + fmt.Sprintf(format, args...)})
+func (r *testRun) fail(at syntax.Placed, format string, args ...any) {
+	if len(r.errs) < syntax.MaxProblems {
+		r.errs = append(r.errs, &Error{Line: at.Line, Column: at.Column, Msg: "test failed: " + fmt.Sprintf(format, args...)})
 	}
 }
 
 // subjects returns the nodes that a selector of a test means: those there are,
 // or else one that would match it, or for an address a host outside.
-func (r *testRun) subjects(at placed, allowed kind) ([]*node, error) {
-	s := strings.TrimSpace(at.s)
-	tm, err := r.doc.lookup(s)
+func (r *testRun) subjects(at syntax.Placed, allowed syntax.Kind) ([]*node, error) {
+	s := strings.TrimSpace(at.S)
+	tm, err := r.doc.text.Lookup(s)
 	if err != nil {
 		return nil, err
 	}
-	if tm.kind&allowed == 0 {
+	if tm.Kind&allowed == 0 {
 		return nil, fmt.Errorf("%q is not valid in a test", s)
 	}
-	if tm.kind == kGroup && r.doc.groups[tm.name] == nil && !r.groups[tm.name] {
+	if tm.Kind == syntax.Group && r.doc.text.Groups[tm.Name] == nil && !r.groups[tm.Name] {
 		return nil, fmt.Errorf("group not found: %q", s)
 	}
-	if tm.prefixes != nil {
-		if r.doc.cidr(s) || len(tm.prefixes) != 1 || !tm.prefixes[0].IsSingleIP() {
+	if tm.Prefixes != nil {
+		if r.doc.text.CIDR(s) || len(tm.Prefixes) != 1 || !tm.Prefixes[0].IsSingleIP() {
 			return nil, fmt.Errorf("%q is not one host", s)
 		}
-		return []*node{r.at(tm.prefixes[0].Addr())}, nil
+		return []*node{r.at(tm.Prefixes[0].Addr())}, nil
 	}
 	var out []*node
 	for _, n := range r.nodes {
-		if r.named(n, tm) {
+		if r.doc.named(&n.Node, n.ident.user, tm) {
 			out = append(out, n)
 		}
 	}
@@ -198,21 +97,12 @@ func (r *testRun) subjects(at placed, allowed kind) ([]*node, error) {
 	return out, nil
 }
 
-// named reports whether a node matches an identity selector, which need not
-// occur in any rule.
-func (r *testRun) named(n *node, tm term) bool {
-	if u := n.ident.user; u != nil {
-		return slices.Contains(r.doc.userNames(&u.User), tm.name)
-	}
-	return len(n.Tags) > 0 && (tm.kind == kTagged || slices.Contains(n.Tags, tm.name))
-}
-
 // imagined is a node as it would be if the selector had one: of the users
 // that it has, or of nobody in particular.
-func (r *testRun) imagined(tm term) []*node {
+func (r *testRun) imagined(tm syntax.Selector) []*node {
 	var out []*node
 	for _, u := range r.users {
-		if slices.Contains(r.doc.userNames(&u.User), tm.name) {
+		if slices.Contains(r.doc.userNames(&u.User), tm.Name) {
 			out = append(out, &node{Node: Node{User: u.ID}, ident: u.ident, sat: r.doc.satisfied(nil)})
 		}
 	}
@@ -220,41 +110,41 @@ func (r *testRun) imagined(tm term) []*node {
 		return out
 	}
 	var i *identity
-	switch tm.kind {
-	case kTag:
-		i = r.doc.newIdentity([]string{tm.name, "autogroup:tagged"})
-	case kTagged:
-		i = r.doc.newIdentity([]string{tm.name})
-	case kUser:
-		i = r.doc.newUser(User{Login: tm.name}).ident
+	switch tm.Kind {
+	case syntax.Tag:
+		i = r.doc.newIdentity([]string{tm.Name, "autogroup:tagged"})
+	case syntax.Tagged:
+		i = r.doc.newIdentity([]string{tm.Name})
+	case syntax.User:
+		i = r.doc.newUser(User{Login: tm.Name}).ident
 	default:
-		i = r.doc.newIdentity([]string{tm.name, "autogroup:member"})
+		i = r.doc.newIdentity([]string{tm.Name, "autogroup:member"})
 	}
 	return []*node{{ident: i, sat: r.doc.satisfied(nil)}}
 }
 
-func (r *testRun) access(t *accessTest) {
-	if len(t.accept)+len(t.deny) == 0 {
-		r.fail(t.at, "it has neither accept nor deny")
+func (r *testRun) access(t *syntax.Test) {
+	if len(t.Accept)+len(t.Deny) == 0 {
+		r.fail(t.At, "it has neither accept nor deny")
 		return
 	}
-	proto, err := parseProto(strings.TrimSpace(t.proto.s))
+	proto, err := syntax.ParseProto(strings.TrimSpace(t.Proto.S))
 	if err != nil {
-		r.fail(t.proto, "%v", err)
+		r.fail(t.Proto, "%v", err)
 		return
 	}
 	if proto == nil {
-		proto = []int{protocols["tcp"]}
+		proto = []int{6}
 	}
-	sources, err := r.sources(t.at, t.src, t.attrs)
+	sources, err := r.sources(t.At, t.Src, t.Attrs)
 	if err != nil {
-		r.fail(t.src, "src: %v", err)
+		r.fail(t.Src, "src: %v", err)
 		return
 	}
 	for _, list := range []struct {
-		dsts []placed
+		dsts []syntax.Placed
 		want bool
-	}{{t.accept, true}, {t.deny, false}} {
+	}{{t.Accept, true}, {t.Deny, false}} {
 		for _, dst := range list.dsts {
 			targets, port, err := r.target(dst)
 			if err != nil {
@@ -263,7 +153,7 @@ func (r *testRun) access(t *accessTest) {
 			}
 			if s, d, bad := firstPair(sources, targets, func(s, d *node) bool { return r.reaches(s, d, proto[0], port) != list.want }); bad {
 				verb := map[bool]string{true: "may not reach", false: "may reach"}[list.want]
-				r.fail(dst, "%s%s %s %s%s", t.src.s, s.nameFor(), verb, dst.s, d.nameFor())
+				r.fail(dst, "%s%s %s %s%s", t.Src.S, s.nameFor(), verb, dst.S, d.nameFor())
 			}
 		}
 	}
@@ -289,11 +179,11 @@ func (n *node) nameFor() string {
 }
 
 // sources are the subjects of src, with the attributes of the test if any.
-func (r *testRun) sources(at, src placed, attrs map[string]any) ([]*node, error) {
-	if strings.TrimSpace(src.s) == "" {
+func (r *testRun) sources(at, src syntax.Placed, attrs map[string]any) ([]*node, error) {
+	if strings.TrimSpace(src.S) == "" {
 		return nil, fmt.Errorf("there is none")
 	}
-	list, err := r.subjects(src, testSubjects)
+	list, err := r.subjects(src, syntax.TestSubjects)
 	if err != nil || attrs == nil {
 		return list, err
 	}
@@ -307,19 +197,19 @@ func (r *testRun) sources(at, src placed, attrs map[string]any) ([]*node, error)
 }
 
 // target reads "HOST:PORT" of a test.
-func (r *testRun) target(dst placed) ([]*node, uint16, error) {
-	s, ports, err := splitPorts(strings.TrimSpace(dst.s))
+func (r *testRun) target(dst syntax.Placed) ([]*node, uint16, error) {
+	s, ports, err := syntax.SplitPorts(strings.TrimSpace(dst.S))
 	if err != nil {
 		return nil, 0, err
 	}
 	port, err := strconv.ParseUint(ports, 10, 16)
 	if err != nil || port == 0 {
-		return nil, 0, fmt.Errorf("%q: a test needs one port, not %q", dst.s, ports)
+		return nil, 0, fmt.Errorf("%q: a test needs one port, not %q", dst.S, ports)
 	}
 	if a, err := netip.ParseAddr(s); err == nil && a.Is6() {
-		return nil, 0, fmt.Errorf("%q: write an IPv6 address as [%s]:%s", dst.s, s, ports)
+		return nil, 0, fmt.Errorf("%q: write an IPv6 address as [%s]:%s", dst.S, s, ports)
 	}
-	targets, err := r.subjects(placed{s, dst.line, dst.column}, testSubjects)
+	targets, err := r.subjects(syntax.Placed{S: s, Line: dst.Line, Column: dst.Column}, syntax.TestSubjects)
 	return targets, uint16(port), err
 }
 
@@ -334,39 +224,39 @@ func (r *testRun) reaches(s, t *node, proto int, port uint16) bool {
 	return false
 }
 
-func (r *testRun) ssh(t *sshTest) {
-	if len(t.accept)+len(t.deny)+len(t.check) == 0 {
-		r.fail(t.at, "it has neither accept nor deny nor check")
+func (r *testRun) ssh(t *syntax.SSHTest) {
+	if len(t.Accept)+len(t.Deny)+len(t.Check) == 0 {
+		r.fail(t.At, "it has neither accept nor deny nor check")
 		return
 	}
-	sources, err := r.sources(t.at, t.src, t.attrs)
+	sources, err := r.sources(t.At, t.Src, t.Attrs)
 	if err != nil {
-		r.fail(t.src, "src: %v", err)
+		r.fail(t.Src, "src: %v", err)
 		return
 	}
-	if len(t.dst) == 0 {
-		r.fail(t.at, "it has no dst")
+	if len(t.Dst) == 0 {
+		r.fail(t.At, "it has no dst")
 	}
-	for _, dst := range t.dst {
-		targets, err := r.subjects(dst, kTag|kUser|kPrefix|kHost)
+	for _, dst := range t.Dst {
+		targets, err := r.subjects(dst, syntax.Tag|syntax.User|syntax.Prefix|syntax.Host)
 		if err != nil {
 			r.fail(dst, "dst: %v", err)
 			continue
 		}
-		r.sshLogins(t.src, dst, t.accept, sources, targets, func(v SSHVerdict) bool { return v.Allowed }, "may not log in to")
-		r.sshLogins(t.src, dst, t.deny, sources, targets, func(v SSHVerdict) bool { return !v.Allowed }, "may log in to")
-		r.sshLogins(t.src, dst, t.check, sources, targets, func(v SSHVerdict) bool { return v.Allowed && v.Check }, "is not checked at")
+		r.sshLogins(t.Src, dst, t.Accept, sources, targets, func(v SSHVerdict) bool { return v.Allowed }, "may not log in to")
+		r.sshLogins(t.Src, dst, t.Deny, sources, targets, func(v SSHVerdict) bool { return !v.Allowed }, "may log in to")
+		r.sshLogins(t.Src, dst, t.Check, sources, targets, func(v SSHVerdict) bool { return v.Allowed && v.Check }, "is not checked at")
 	}
 }
 
-func (r *testRun) sshLogins(src, dst placed, logins []placed, sources, targets []*node, ok func(SSHVerdict) bool, verb string) {
+func (r *testRun) sshLogins(src, dst syntax.Placed, logins []syntax.Placed, sources, targets []*node, ok func(SSHVerdict) bool, verb string) {
 	for _, l := range logins {
-		if strings.TrimSpace(l.s) == "" {
+		if strings.TrimSpace(l.S) == "" {
 			r.fail(l, "an empty login is not valid")
 			continue
 		}
-		if s, d, bad := firstPair(sources, targets, func(s, d *node) bool { return !ok(r.sshVerdict(s, d, strings.TrimSpace(l.s))) }); bad {
-			r.fail(l, "%s%s %s %s%s as %q", src.s, s.nameFor(), verb, dst.s, d.nameFor(), l.s)
+		if s, d, bad := firstPair(sources, targets, func(s, d *node) bool { return !ok(r.sshVerdict(s, d, strings.TrimSpace(l.S))) }); bad {
+			r.fail(l, "%s%s %s %s%s as %q", src.S, s.nameFor(), verb, dst.S, d.nameFor(), l.S)
 		}
 	}
 }

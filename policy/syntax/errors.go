@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"fmt"
@@ -66,8 +66,8 @@ func (e Errors) Unwrap() []error {
 	return out
 }
 
-// orNil avoids an error value that holds an empty list.
-func (e Errors) orNil() error {
+// OrNil avoids an error value that holds an empty list.
+func (e Errors) OrNil() error {
 	if len(e) == 0 {
 		return nil
 	}

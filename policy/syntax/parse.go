@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"encoding/json"
@@ -17,9 +17,9 @@ var topLevel = newSchema("policy",
 
 // Parse reads a policy. The error is an Errors with all problems found, in the
 // order of the text. What cannot be judged without the tailnet (domains, groups
-// of the identity provider) is left to Compiled.Check.
-func Parse(src []byte) (*Doc, error) {
-	p := &parser{reader: newReader(src), d: newDoc()}
+// of the identity provider) is left to Deferred.
+func Parse(src []byte) (*Policy, error) {
+	p := &parser{reader: newReader(src), d: newPolicy()}
 	root, err := p.parse()
 	if err != nil {
 		return nil, err
@@ -50,16 +50,15 @@ func Parse(src []byte) (*Doc, error) {
 	read("tests", p.accessTests)
 	read("sshTests", p.sshTests)
 	read("derpMap", p.derpMap)
-	read("randomizeClientPort", func(v *hujson.Value) { p.d.randomizeClientPort = p.boolean(v, "randomizeClientPort") })
-	read("disableIPv4", func(v *hujson.Value) { p.d.disableIPv4 = p.boolean(v, "disableIPv4") })
+	read("randomizeClientPort", func(v *hujson.Value) { p.d.RandomizeClientPort = p.boolean(v, "randomizeClientPort") })
+	read("disableIPv4", func(v *hujson.Value) { p.d.DisableIPv4 = p.boolean(v, "disableIPv4") })
 	read("OneCGNATRoute", p.oneCGNAT)
 	if sections["acls"] == nil && sections["grants"] == nil {
-		p.d.allowAll()
+		p.d.Open = true
 	}
 	if err := p.result(); err != nil {
 		return nil, err
 	}
-	p.d.index()
 	return p.d, nil
 }
 
@@ -69,7 +68,7 @@ func (p *parser) tagNames(v *hujson.Value) {
 		if msg := badTag(key.s); msg != "" {
 			p.fail(key.off, "tagOwners[%q]: %s", key.s, msg)
 		}
-		p.d.tagOwners[key.s] = nil
+		p.d.TagOwners[key.s] = nil
 	})
 }
 
@@ -100,7 +99,7 @@ func (p *parser) tagOwners(v *hujson.Value) {
 				p.fail(o.off, "tagOwners[%q]: %v", key.s, err)
 				continue
 			}
-			p.d.tagOwners[key.s] = append(p.d.tagOwners[key.s], t.name)
+			p.d.TagOwners[key.s] = append(p.d.TagOwners[key.s], t.Name)
 		}
 	})
 }
@@ -124,17 +123,17 @@ func (p *parser) groups(v *hujson.Value) {
 		members := []string{} // not nil: an empty group is a group
 		for _, m := range p.strs(v, "groups["+key.s+"]") {
 			login := strings.TrimSpace(m.s)
-			switch t, err := p.d.lookup(login); {
+			switch t, err := p.d.Lookup(login); {
 			case strings.HasPrefix(login, "group:"):
 				p.fail(m.off, "groups[%q]: %q: groups in groups are not allowed", key.s, login)
-			case err != nil || t.kind != kUser:
+			case err != nil || t.Kind != User:
 				p.fail(m.off, "groups[%q]: %q is not a user (user@example.com)", key.s, login)
-			case !slices.Contains(p.d.groupsOf[login], key.s):
+			case !slices.Contains(p.d.GroupsOf[login], key.s):
 				members = append(members, login)
-				p.d.groupsOf[login] = append(p.d.groupsOf[login], key.s)
+				p.d.GroupsOf[login] = append(p.d.GroupsOf[login], key.s)
 			}
 		}
-		p.d.groups[key.s] = members
+		p.d.Groups[key.s] = members
 	})
 }
 
@@ -148,16 +147,16 @@ func (p *parser) hosts(v *hujson.Value) {
 			p.fail(key.off, "hosts[%q]: a host name is a plain word", key.s)
 			return
 		}
-		if _, err := parsePrefixes(key.s); err == nil {
+		if _, err := ParsePrefixes(key.s); err == nil {
 			p.fail(key.off, "hosts[%q]: an address cannot be the name of a host", key.s)
 			return
 		}
-		ps, err := parsePrefixes(strings.TrimSpace(t.s))
+		ps, err := ParsePrefixes(strings.TrimSpace(t.s))
 		if err != nil || len(ps) != 1 {
 			p.fail(t.off, "hosts[%q]: %q is not an address or a CIDR", key.s, t.s)
 			return
 		}
-		p.d.hosts[key.s] = ps[0]
+		p.d.Hosts[key.s] = ps[0]
 		p.d.wideHosts[key.s] = strings.Contains(t.s, "/")
 	})
 }
@@ -202,19 +201,19 @@ func (p *parser) ipsets(v *hujson.Value) {
 					resolve(other, depth+1)
 				}
 			}
-			t, err := p.d.lookup(s)
-			if err != nil || t.kind&(kPrefix|kHost|kIPSet) == 0 {
+			t, err := p.d.Lookup(s)
+			if err != nil || t.Kind&(Prefix|Host|IPSet) == 0 {
 				p.fail(e.off, "ipsets[%q]: %q is not an address, a CIDR, a range, a host or another ipset", d.key.s, s)
 				continue
 			}
-			for _, pre := range t.prefixes {
+			for _, pre := range t.Prefixes {
 				if remove {
 					b.RemovePrefix(pre)
 				} else {
 					b.AddPrefix(pre)
 				}
 			}
-			if total += len(t.prefixes); total > maxExpanded {
+			if total += len(t.Prefixes); total > maxExpanded {
 				p.fail(e.off, "ipsets: more than %d prefixes in all", maxExpanded)
 				break
 			}
@@ -223,7 +222,7 @@ func (p *parser) ipsets(v *hujson.Value) {
 		if err != nil {
 			p.fail(d.key.off, "ipsets[%q]: %v", d.key.s, err)
 		} else {
-			p.d.ipsets[d.key.s] = set.Prefixes()
+			p.d.IPSets[d.key.s] = set.Prefixes()
 		}
 		d.state = 2
 	}
@@ -240,7 +239,7 @@ func (p *parser) autoApprovers(v *hujson.Value) {
 	p.fields(v, approverFields, func(name string, v *hujson.Value) {
 		switch name {
 		case "exitNode":
-			p.d.exitNode, _ = p.terms("autoApprovers.exitNode", p.strs(v, "autoApprovers.exitNode"), approvals)
+			p.d.ExitNode, _ = p.selectors("autoApprovers.exitNode", p.strs(v, "autoApprovers.exitNode"), approvals)
 		case "routes":
 			p.members(v, "autoApprovers.routes", func(key text, v *hujson.Value) {
 				field := "autoApprovers.routes[" + key.s + "]"
@@ -248,8 +247,8 @@ func (p *parser) autoApprovers(v *hujson.Value) {
 				if err != nil {
 					p.fail(key.off, "%s: %q is not a CIDR", field, key.s)
 				}
-				ids, _ := p.terms(field, p.strs(v, field), approvals)
-				p.d.approvers.routes = append(p.d.approvers.routes, routeApprover{prefix.Masked(), ids})
+				ids, _ := p.selectors(field, p.strs(v, field), approvals)
+				p.d.Routes = append(p.d.Routes, RouteApprover{prefix.Masked(), ids})
 			})
 		case "services":
 			p.members(v, "autoApprovers.services", func(key text, v *hujson.Value) {
@@ -257,7 +256,7 @@ func (p *parser) autoApprovers(v *hujson.Value) {
 				if !strings.HasPrefix(key.s, "svc:") && !strings.HasPrefix(key.s, "tag:") {
 					p.fail(key.off, "%s: services are named svc:NAME or by a tag", field)
 				}
-				p.d.services[key.s], _ = p.terms(field, p.strs(v, field), approvals)
+				p.d.Services[key.s], _ = p.selectors(field, p.strs(v, field), approvals)
 			})
 		}
 	})
@@ -277,7 +276,7 @@ func (p *parser) derpMap(v *hujson.Value) {
 			p.fail(v.StartOffset, "derpMap: region %d has the RegionID %d", id, r.RegionID)
 		}
 	}
-	p.d.network.derpMap = m
+	p.d.DERPMap = m
 }
 
 func (p *parser) oneCGNAT(v *hujson.Value) {
@@ -285,7 +284,7 @@ func (p *parser) oneCGNAT(v *hujson.Value) {
 	switch {
 	case !ok:
 	case t.s == "" || t.s == "mac-always" || t.s == "mac-never":
-		p.d.network.oneCGNAT = t.s
+		p.d.OneCGNAT = t.s
 	default:
 		p.fail(t.off, `OneCGNATRoute: %q is not "mac-always", "mac-never" or ""`, t.s)
 	}

@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"strings"
@@ -20,7 +20,7 @@ type sshText struct {
 	action, period             text
 	src, dst, users, env, rec  []text
 	hasPeriod, hasSrc, enforce bool
-	check                      int32
+	check                      []string
 }
 
 func (p *parser) sshRules(v *hujson.Value) {
@@ -60,12 +60,12 @@ func (p *parser) sshRules(v *hujson.Value) {
 }
 
 func (p *parser) sshRule(v *hujson.Value, t sshText) {
-	r := sshRule{enforce: t.enforce}
-	r.line, _ = p.place(v.StartOffset)
+	r := SSHRule{Enforce: t.enforce}
+	r.Line, _ = p.place(v.StartOffset)
 	switch a := strings.TrimSpace(t.action.s); {
 	case a == "accept":
 	case a == "check":
-		r.check = true
+		r.Check = true
 	case t.action.off == 0:
 		p.fail(v.StartOffset, `an ssh rule needs an action, "accept" or "check"`)
 	default:
@@ -77,27 +77,26 @@ func (p *parser) sshRule(v *hujson.Value, t sshText) {
 		if e.s == "" {
 			p.fail(e.off, "acceptEnv: an empty string is not valid")
 		}
-		r.acceptEnv = append(r.acceptEnv, e.s)
+		r.AcceptEnv = append(r.AcceptEnv, e.s)
 	}
-	rec, _ := p.terms("recorder", t.rec, tagsOnly)
-	r.recorder = p.d.set(rec, 0, nil)
+	r.Recorder, _ = p.selectors("recorder", t.rec, tagsOnly)
 	if t.enforce && len(t.rec) == 0 {
 		p.fail(v.StartOffset, "enforceRecorder needs a recorder")
 	}
-	src, _ := p.terms("src", t.src, sshSources)
-	r.src = p.d.set(src, t.check, nil)
+	r.Src, _ = p.selectors("src", t.src, sshSources)
+	r.Postures = t.check
 	p.sshTargets(&r, t)
-	p.d.ssh = append(p.d.ssh, r)
+	p.d.SSH = append(p.d.SSH, r)
 }
 
-func (p *parser) sshPeriod(r *sshRule, t sshText) {
-	r.period = defaultCheckPeriod
+func (p *parser) sshPeriod(r *SSHRule, t sshText) {
+	r.Period = defaultCheckPeriod
 	if !t.hasPeriod {
 		return
 	}
 	s := strings.TrimSpace(t.period.s)
 	if s == "always" {
-		r.period = 0
+		r.Period = 0
 		return
 	}
 	d, err := time.ParseDuration(s)
@@ -107,11 +106,11 @@ func (p *parser) sshPeriod(r *sshRule, t sshText) {
 	case d < 0 || d > maxCheckPeriod:
 		p.fail(t.period.off, "checkPeriod: %v is not between 0 and %v", d, maxCheckPeriod)
 	}
-	r.period = d
+	r.Period = d
 }
 
-func (p *parser) sshUsers(v *hujson.Value, r *sshRule, users []text) {
-	r.logins = map[string]string{"root": ""}
+func (p *parser) sshUsers(v *hujson.Value, r *SSHRule, users []text) {
+	r.Logins = map[string]string{"root": ""}
 	if len(users) == 0 {
 		p.fail(v.StartOffset, "users must be specified")
 	}
@@ -122,48 +121,46 @@ func (p *parser) sshUsers(v *hujson.Value, r *sshRule, users []text) {
 		case login == "" || login == "*":
 			p.fail(u.off, "user %q is not valid; use \"autogroup:nonroot\" for all but root", u.s)
 		case isLocalpart:
-			r.localparts = append(r.localparts, domain)
+			r.Localparts = append(r.Localparts, domain)
 			p.deferCheck(u.off, domain, "")
 		case login == "autogroup:nonroot":
-			r.logins["*"] = "="
+			r.Logins["*"] = "="
 		default:
-			r.logins[login] = login
+			r.Logins[login] = login
 		}
 	}
 }
 
 // sshTargets reads dst. A user as the destination is that user's own devices,
 // so the source must be the same user; nothing tagged may enter them.
-func (p *parser) sshTargets(r *sshRule, t sshText) {
-	var terms []int32
+func (p *parser) sshTargets(r *SSHRule, t sshText) {
 	for _, d := range t.dst {
 		tm, err := p.selector(d, sshTargets)
 		switch {
 		case err != nil:
 			p.fail(d.off, "dst: %v; ssh rules go to tags, autogroup:self or the source user", err)
-		case tm.kind == kSelf:
-			r.self = true
+		case tm.Kind == Self:
+			r.Self = true
 			p.usersOnly(t.src, "autogroup:self can only be used with users, groups, or supported autogroups")
-		case tm.kind == kUser:
+		case tm.Kind == User:
 			for _, s := range t.src {
-				if strings.TrimSpace(s.s) != tm.name {
-					p.fail(s.off, "src=%q: the destination %q is a user, so the source must be the same user", s.s, tm.name)
+				if strings.TrimSpace(s.s) != tm.Name {
+					p.fail(s.off, "src=%q: the destination %q is a user, so the source must be the same user", s.s, tm.Name)
 				}
 			}
-			if r.dstUser != "" && r.dstUser != tm.name {
+			if r.DstUser != "" && r.DstUser != tm.Name {
 				p.fail(d.off, "dst: only one user can be a destination")
 			}
-			r.dstUser = tm.name
+			r.DstUser = tm.Name
 		default:
-			terms = append(terms, p.d.term(tm))
+			r.Dst = append(r.Dst, tm)
 		}
 	}
-	r.dst = p.d.set(terms, 0, nil)
 }
 
 func (p *parser) usersOnly(src []text, msg string) {
 	for _, s := range src {
-		if tm, err := p.d.lookup(strings.TrimSpace(s.s)); err == nil && tm.kind&(kTag|kTagged) != 0 {
+		if tm, err := p.d.Lookup(strings.TrimSpace(s.s)); err == nil && tm.Kind&(Tag|Tagged) != 0 {
 			p.fail(s.off, "src=%q: %s", s.s, msg)
 		}
 	}

@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"net/netip"
@@ -40,7 +40,7 @@ func (p *parser) acls(v *hujson.Value) {
 		default:
 			p.fail(action.off, "action=%q is not supported; the only action is \"accept\"", a)
 		}
-		protos, err := parseProto(strings.TrimSpace(proto.s))
+		protos, err := ParseProto(strings.TrimSpace(proto.s))
 		if err != nil {
 			p.fail(proto.off, "%v", err)
 		}
@@ -49,17 +49,17 @@ func (p *parser) acls(v *hujson.Value) {
 }
 
 // acl adds one rule per distinct port list of the entry's destinations.
-func (p *parser) acl(v *hujson.Value, src, dst []text, protos []int, check int32) {
+func (p *parser) acl(v *hujson.Value, src, dst []text, protos []int, check []string) {
 	type part struct {
 		ports []tailcfg.PortRange
-		terms []int32
+		dst   []Selector
 		self  bool
 	}
 	var parts []*part
 	byPorts := map[string]*part{}
 	anySelf := false
 	for _, t := range dst {
-		host, ports, err := splitPorts(strings.TrimSpace(t.s))
+		host, ports, err := SplitPorts(strings.TrimSpace(t.s))
 		if err != nil {
 			p.fail(t.off, "dst=%v", err)
 			continue
@@ -69,7 +69,7 @@ func (p *parser) acl(v *hujson.Value, src, dst []text, protos []int, check int32
 			p.fail(t.off, "dst=%q: %v", t.s, err)
 			continue
 		}
-		if !hasPorts(protos) && ports != "*" {
+		if !HasPorts(protos) && ports != "*" {
 			p.fail(t.off, "dst=%q: this protocol has no ports; write %q", t.s, host+":*")
 		}
 		one := byPorts[ports]
@@ -78,47 +78,47 @@ func (p *parser) acl(v *hujson.Value, src, dst []text, protos []int, check int32
 			byPorts[ports] = one
 			parts = append(parts, one)
 		}
-		terms, self := p.terms("dst", []text{{host, t.off}}, aclTargets)
-		one.terms = append(one.terms, terms...)
+		terms, self := p.selectors("dst", []text{{host, t.off}}, aclTargets)
+		one.dst = append(one.dst, terms...)
 		one.self = one.self || self
 		anySelf = anySelf || self
 	}
 	srcTerms := p.sources(src, anySelf, true)
 	line, _ := p.place(v.StartOffset)
 	for _, one := range parts {
-		p.addRule(rule{line: line, self: one.self, flows: []flows{{protos, one.ports}}}, srcTerms, one.terms, check, nil)
+		p.addRule(Rule{Line: line, Self: one.self, Flows: []Flows{{protos, one.ports}}}, srcTerms, one.dst, check, nil)
 	}
 }
 
 // sources resolves the src of a rule. With autogroup:self as a destination all
 // of them must be users.
-func (p *parser) sources(src []text, self, anyIsUsers bool) []int32 {
-	ids, _ := p.terms("src", src, aclSources)
+func (p *parser) sources(src []text, self, anyIsUsers bool) []Selector {
+	ids, _ := p.selectors("src", src, aclSources)
 	if !self {
 		return ids
 	}
-	allowed := kMember | kRole | kUser | kDomain | kGroup
+	allowed := Member | Role | User | Domain | Group
 	if anyIsUsers {
-		allowed |= kAny
+		allowed |= Any
 	}
 	for _, t := range src {
-		if tm, err := p.d.lookup(strings.TrimSpace(t.s)); err == nil && tm.kind&allowed == 0 {
+		if tm, err := p.d.Lookup(strings.TrimSpace(t.s)); err == nil && tm.Kind&allowed == 0 {
 			p.fail(t.off, "src=%q: autogroup:self can only be used with users, groups, or supported autogroups", t.s)
 		}
 	}
 	return ids
 }
 
-func (p *parser) addRule(r rule, src, dst []int32, check int32, via []int32) {
-	r.src, r.base, r.dst = p.d.set(src, check, nil), p.d.set(src, 0, nil), p.d.set(dst, 0, via)
-	p.d.rules = append(p.d.rules, r)
+func (p *parser) addRule(r Rule, src, dst []Selector, check []string, via []Selector) {
+	r.Src, r.Dst, r.Postures, r.Via = src, dst, check, via
+	p.d.Rules = append(p.d.Rules, r)
 }
 
 // grant is one entry of grants as written.
 type grant struct {
 	src, dst, ip, via []text
 	app               *hujson.Value
-	check             int32
+	check             []string
 }
 
 func (p *parser) grants(v *hujson.Value) {
@@ -145,28 +145,28 @@ func (p *parser) grants(v *hujson.Value) {
 }
 
 func (p *parser) grant(v *hujson.Value, g grant) {
-	r := rule{flows: p.grantFlows(g.ip, len(g.dst))}
-	r.line, _ = p.place(v.StartOffset)
+	r := Rule{Flows: p.grantFlows(g.ip, len(g.dst))}
+	r.Line, _ = p.place(v.StartOffset)
 	if g.app != nil {
-		r.app = p.capabilities(g.app)
+		r.App = p.capabilities(g.app)
 	}
-	if len(g.ip) == 0 && len(r.app) == 0 {
+	if len(g.ip) == 0 && len(r.App) == 0 {
 		p.fail(v.StartOffset, "ip and app can not both be empty")
 	}
-	dst, self := p.terms("dst", g.dst, aclTargets)
-	r.self = self
+	dst, self := p.selectors("dst", g.dst, aclTargets)
+	r.Self = self
 	for _, t := range g.dst {
 		p.grantTarget(t, g.app != nil)
 	}
 	src := p.sources(g.src, self, false)
-	via, _ := p.terms("via", g.via, tagsOnly)
+	via, _ := p.selectors("via", g.via, tagsOnly)
 	if len(via) > 0 {
-		r.app = nil // a router has no use for it; the service does not send it
+		r.App = nil // a router has no use for it; the service does not send it
 		if self {
 			p.fail(v.StartOffset, "autogroup:self can not be combined with via")
 		}
 	}
-	for name := range r.app {
+	for name := range r.App {
 		switch name {
 		case tailcfg.PeerCapabilityTaildrive:
 			p.companion(&r, tailcfg.PeerCapabilityTaildriveSharer)
@@ -177,11 +177,11 @@ func (p *parser) grant(v *hujson.Value, g grant) {
 	p.addRule(r, src, dst, g.check, via)
 }
 
-func (p *parser) companion(r *rule, name tailcfg.PeerCapability) {
-	if r.companion == nil {
-		r.companion = tailcfg.PeerCapMap{}
+func (p *parser) companion(r *Rule, name tailcfg.PeerCapability) {
+	if r.Companion == nil {
+		r.Companion = tailcfg.PeerCapMap{}
 	}
-	r.companion[name] = nil
+	r.Companion[name] = nil
 }
 
 func (p *parser) grantTarget(t text, app bool) {
@@ -195,8 +195,8 @@ func (p *parser) grantTarget(t text, app bool) {
 }
 
 // grantFlows reads the ip field of a grant: PORTS or PROTO:PORTS.
-func (p *parser) grantFlows(ip []text, targets int) []flows {
-	var out []flows
+func (p *parser) grantFlows(ip []text, targets int) []Flows {
+	var out []Flows
 	byProto := map[string]int{}
 	count := 0
 	for _, t := range ip {
@@ -205,7 +205,7 @@ func (p *parser) grantFlows(ip []text, targets int) []flows {
 		if !ok {
 			proto, ports = "", s
 		}
-		protos, err := parseProto(proto)
+		protos, err := ParseProto(proto)
 		if err == nil && ok && proto == "" {
 			p.fail(t.off, "ip=%q: the protocol is missing before ':'", s)
 			continue
@@ -218,23 +218,23 @@ func (p *parser) grantFlows(ip []text, targets int) []flows {
 			p.fail(t.off, "ip=%q: %v", s, err)
 			continue
 		}
-		if !hasPorts(protos) && ports != "*" {
+		if !HasPorts(protos) && ports != "*" {
 			p.fail(t.off, "ip=%q: this protocol has no ports; write %q", s, proto+":*")
 		}
 		i, ok := byProto[proto]
 		if !ok {
 			i = len(out)
 			byProto[proto] = i
-			out = append(out, flows{protos: protos})
+			out = append(out, Flows{Protos: protos})
 		}
-		out[i].ports = append(out[i].ports, ranges...)
+		out[i].Ports = append(out[i].Ports, ranges...)
 		if count += len(ranges) * targets; count > maxExpanded {
 			p.fail(t.off, "ip: more than %d combinations of destination and port in one grant", maxExpanded)
 			return nil
 		}
 	}
 	for i := range out {
-		out[i].ports = mergePorts(out[i].ports)
+		out[i].Ports = mergePorts(out[i].Ports)
 	}
 	return out
 }

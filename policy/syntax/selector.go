@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"cmp"
@@ -12,69 +12,63 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// parser fills a Doc. Definitions are read before what uses them, wherever
+// parser fills a Policy. Definitions are read before what uses them, wherever
 // they stand in the text.
 type parser struct {
 	*reader
-	d *Doc
+	d *Policy
 	// defaultCheck is what defaultSrcPosture asks of sources.
-	defaultCheck int32
-}
-
-// deferredCheck is a name that only the tailnet can confirm.
-type deferredCheck struct {
-	line, column  int
-	domain, group string // one of them
+	defaultCheck []string
 }
 
 // The selectors that the places of a policy take.
 const (
-	identities   = kMember | kTagged | kRole | kUser | kDomain | kGroup | kTag
-	places       = kPrefix | kHost | kIPSet
-	aclSources   = kAny | kDanger | identities | places
-	aclTargets   = kAny | kSelf | kInternet | identities | places
-	attrTargets  = kAny | identities | places
-	approvals    = kMember | kTagged | kRole | kUser | kGroup | kTag
-	owners       = kMember | kRole | kUser | kDomain | kGroup | kTag
+	identities   = Member | Tagged | Role | User | Domain | Group | Tag
+	places       = Prefix | Host | IPSet
+	aclSources   = Any | Danger | identities | places
+	aclTargets   = Any | Self | Internet | identities | places
+	attrTargets  = Any | identities | places
+	approvals    = Member | Tagged | Role | User | Group | Tag
+	owners       = Member | Role | User | Domain | Group | Tag
 	sshSources   = identities
-	sshTargets   = kTag | kTagged | kUser | kSelf
-	testSubjects = kMember | kTagged | kRole | kUser | kDomain | kGroup | kTag | kPrefix | kHost
-	tagsOnly     = kTag
+	sshTargets   = Tag | Tagged | User | Self
+	TestSubjects = Member | Tagged | Role | User | Domain | Group | Tag | Prefix | Host
+	tagsOnly     = Tag
 )
 
 // terms resolves selectors to interned terms. Self is reported apart: it is
 // not a term. Problems are noted with the field's name.
-func (p *parser) terms(field string, list []text, allowed kind) (ids []int32, self bool) {
+func (p *parser) selectors(field string, list []text, allowed Kind) (out []Selector, self bool) {
 	for _, t := range list {
 		tm, err := p.selector(t, allowed)
 		switch {
 		case err != nil:
 			p.fail(t.off, "%s: %v", field, err)
-		case tm.kind == kSelf:
+		case tm.Kind == Self:
 			self = true
 		default:
-			ids = append(ids, p.d.term(tm))
+			out = append(out, tm)
 		}
 	}
-	return ids, self
+	return out, self
 }
 
 // selector resolves one selector. An error names what is wrong, not where.
-func (p *parser) selector(t text, allowed kind) (term, error) {
+func (p *parser) selector(t text, allowed Kind) (Selector, error) {
 	s := strings.TrimSpace(t.s)
-	tm, err := p.d.lookup(s)
+	tm, err := p.d.Lookup(s)
 	if err != nil {
-		return term{}, err
+		return Selector{}, err
 	}
-	if tm.kind&allowed == 0 {
-		return term{}, fmt.Errorf("%q is not valid here", s)
+	if tm.Kind&allowed == 0 {
+		return Selector{}, fmt.Errorf("%q is not valid here", s)
 	}
-	switch tm.kind {
-	case kDomain:
-		p.deferCheck(t.off, strings.TrimPrefix(tm.name, "user:*@"), "")
-	case kGroup:
-		if _, ok := p.d.groups[tm.name]; !ok {
-			p.deferCheck(t.off, "", tm.name)
+	switch tm.Kind {
+	case Domain:
+		p.deferCheck(t.off, strings.TrimPrefix(tm.Name, "user:*@"), "")
+	case Group:
+		if _, ok := p.d.Groups[tm.Name]; !ok {
+			p.deferCheck(t.off, "", tm.Name)
 		}
 	}
 	return tm, nil
@@ -82,94 +76,94 @@ func (p *parser) selector(t text, allowed kind) (term, error) {
 
 func (p *parser) deferCheck(off int, domain, group string) {
 	line, col := p.place(off)
-	p.d.deferred = append(p.d.deferred, deferredCheck{line, col, domain, group})
+	p.d.Deferred = append(p.d.Deferred, Deferred{line, col, domain, group})
 }
 
-// lookup turns a trimmed selector into a term. Groups that the policy does not
+// Lookup turns a trimmed selector into a Selector. Groups that the policy does not
 // define are fine here; the identity provider may have them.
-func (d *Doc) lookup(s string) (term, error) {
+func (p *Policy) Lookup(s string) (Selector, error) {
 	prefix, rest, _ := strings.Cut(s, ":")
 	switch {
 	case s == "":
-		return term{}, fmt.Errorf("empty selector")
+		return Selector{}, fmt.Errorf("empty selector")
 	case s == "*":
-		return term{kind: kAny, name: s}, nil
+		return Selector{Kind: Any, Name: s}, nil
 	case prefix == "autogroup":
 		return autogroup(s, rest)
 	case prefix == "group":
 		if rest == "" {
-			return term{}, fmt.Errorf("%q has no name", s)
+			return Selector{}, fmt.Errorf("%q has no name", s)
 		}
-		return term{kind: kGroup, name: s}, nil
+		return Selector{Kind: Group, Name: s}, nil
 	case prefix == "tag":
-		if !d.TagDefined(s) {
-			return term{}, fmt.Errorf("tag not found: %q; define it in tagOwners", s)
+		if !p.tagDefined(s) {
+			return Selector{}, fmt.Errorf("tag not found: %q; define it in tagOwners", s)
 		}
-		return term{kind: kTag, name: s}, nil
+		return Selector{Kind: Tag, Name: s}, nil
 	case strings.HasPrefix(s, "user:*@"):
-		return term{kind: kDomain, name: s}, nil
+		return Selector{Kind: Domain, Name: s}, nil
 	case prefix == "ipset":
-		ps, ok := d.ipsets[s]
+		ps, ok := p.IPSets[s]
 		if !ok {
-			return term{}, fmt.Errorf("ipset not found: %q", s)
+			return Selector{}, fmt.Errorf("ipset not found: %q", s)
 		}
-		return term{kind: kIPSet, name: s, prefixes: ps}, nil
+		return Selector{Kind: IPSet, Name: s, Prefixes: ps}, nil
 	case prefix == "svc":
-		return term{}, fmt.Errorf("%q: services are not supported by this server; name the hosts of the service instead", s)
+		return Selector{}, fmt.Errorf("%q: services are not supported by this server; name the hosts of the service instead", s)
 	case prefix == "localpart":
-		return term{}, fmt.Errorf("%q: localpart is only valid in users of ssh rules", s)
+		return Selector{}, fmt.Errorf("%q: localpart is only valid in users of ssh rules", s)
 	case prefix == "host":
 		s = rest
 	}
-	if ps, err := parsePrefixes(s); err == nil {
-		return prefixTerm(ps), nil
+	if ps, err := ParsePrefixes(s); err == nil {
+		return prefixSelector(ps), nil
 	}
-	if p, ok := d.hosts[s]; ok {
-		t := prefixTerm([]netip.Prefix{p})
-		t.kind = kHost
+	if one, ok := p.Hosts[s]; ok {
+		t := prefixSelector([]netip.Prefix{one})
+		t.Kind = Host
 		return t, nil
 	}
 	if at := strings.IndexByte(s, '@'); at > 0 && at < len(s)-1 && !strings.ContainsAny(s, " \t\r\n*,") {
-		return term{kind: kUser, name: s}, nil
+		return Selector{Kind: User, Name: s}, nil
 	}
-	return term{}, fmt.Errorf("%q: invalid address, and no host, user or group has this name", s)
+	return Selector{}, fmt.Errorf("%q: invalid address, and no host, user or group has this name", s)
 }
 
-// prefixTerm names a term after its prefixes, so that an alias and the address
-// that it stands for are the same term.
-func prefixTerm(ps []netip.Prefix) term {
+// prefixSelector names a selector after its prefixes, so that an alias and the address
+// that it stands for are the same.
+func prefixSelector(ps []netip.Prefix) Selector {
 	names := make([]string, len(ps))
 	for i, p := range ps {
 		names[i] = p.String()
 	}
-	return term{kind: kPrefix, name: strings.Join(names, ","), prefixes: ps}
+	return Selector{Kind: Prefix, Name: strings.Join(names, ","), Prefixes: ps}
 }
 
-func autogroup(s, name string) (term, error) {
+func autogroup(s, name string) (Selector, error) {
 	switch name {
 	case "member", "members":
-		return term{kind: kMember, name: "autogroup:member"}, nil
+		return Selector{Kind: Member, Name: "autogroup:member"}, nil
 	case "tagged":
-		return term{kind: kTagged, name: s}, nil
+		return Selector{Kind: Tagged, Name: s}, nil
 	case "self":
-		return term{kind: kSelf, name: s}, nil
+		return Selector{Kind: Self, Name: s}, nil
 	case "internet":
-		return term{kind: kInternet, name: s}, nil
+		return Selector{Kind: Internet, Name: s}, nil
 	case "danger-all":
-		return term{kind: kDanger, name: s}, nil
-	case string(Owner), string(Admin), string(ITAdmin), string(NetworkAdmin), string(BillingAdmin), string(Auditor):
-		return term{kind: kRole, name: s}, nil
+		return Selector{Kind: Danger, Name: s}, nil
+	case "owner", "admin", "it-admin", "network-admin", "billing-admin", "auditor":
+		return Selector{Kind: Role, Name: s}, nil
 	case "shared":
-		return term{}, fmt.Errorf("%q is not supported by this server: it has no sharing of nodes between tailnets", s)
+		return Selector{}, fmt.Errorf("%q is not supported by this server: it has no sharing of nodes between tailnets", s)
 	case "nonroot":
-		return term{}, fmt.Errorf("%q is only valid in users of ssh rules", s)
+		return Selector{}, fmt.Errorf("%q is only valid in users of ssh rules", s)
 	}
-	return term{}, fmt.Errorf("unknown autogroup %q", s)
+	return Selector{}, fmt.Errorf("unknown autogroup %q", s)
 }
 
-// parsePrefixes reads an address, a CIDR (host bits are cleared) or a range of
+// ParsePrefixes reads an address, a CIDR (host bits are cleared) or a range of
 // two addresses.
-func parsePrefixes(s string) ([]netip.Prefix, error) {
+func ParsePrefixes(s string) ([]netip.Prefix, error) {
 	s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
 	if a, err := netip.ParseAddr(s); err == nil {
 		if a.Zone() != "" || a.Is4In6() {
@@ -192,11 +186,11 @@ var protocols = map[string]int{
 	"esp": 50, "ah": 51, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132,
 }
 
-// defaultProtos are what a client makes of a rule without protocols.
-var defaultProtos = []int{1, 6, 17, 58}
+// DefaultProtos are what a client makes of a rule without protocols.
+var DefaultProtos = []int{1, 6, 17, 58}
 
-// parseProto reads a protocol; "" is the default protocols, nil.
-func parseProto(s string) ([]int, error) {
+// ParseProto reads a protocol; "" is the default protocols, nil.
+func ParseProto(s string) ([]int, error) {
 	if s == "" {
 		return nil, nil
 	}
@@ -209,8 +203,8 @@ func parseProto(s string) ([]int, error) {
 	return nil, fmt.Errorf("proto %q is neither a known name nor a number from 1 to 255", s)
 }
 
-// hasPorts reports whether ports mean something for the protocols.
-func hasPorts(protos []int) bool {
+// HasPorts reports whether ports mean something for the protocols.
+func HasPorts(protos []int) bool {
 	return len(protos) == 0 || protos[0] == 6 || protos[0] == 17 || protos[0] == 132
 }
 
@@ -258,9 +252,9 @@ func mergePorts(in []tailcfg.PortRange) []tailcfg.PortRange {
 	return out
 }
 
-// splitPorts splits "selector:ports" at the last colon. An IPv6 address may
+// SplitPorts splits "selector:ports" at the last colon. An IPv6 address may
 // stand in brackets.
-func splitPorts(s string) (selector, ports string, err error) {
+func SplitPorts(s string) (selector, ports string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {
 		return "", "", fmt.Errorf("%q has no port; write %q for all ports", s, s+":*")

@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 const (
 	maxText     = 8 << 20 // bytes: 15,000 rules and 500 groups are about 3 MB
 	maxNesting  = 64      // the JSON parser below us recurses
-	maxProblems = 100     // reported at once; nobody reads more
+	MaxProblems = 100     // reported at once; nobody reads more
 	maxExpanded = 100_000 // destinations times ports of one grant, prefixes of one ipset
 )
 
@@ -51,7 +51,7 @@ type problem struct {
 }
 
 func (r *reader) fail(off int, format string, args ...any) {
-	if len(r.errs) < maxProblems {
+	if len(r.errs) < MaxProblems {
 		r.errs = append(r.errs, problem{off, fmt.Sprintf(format, args...)})
 	}
 }
