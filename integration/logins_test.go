@@ -77,6 +77,7 @@ func TestLogins(t *testing.T) {
 func (l *logins) greet(t *testing.T) {
 	t.Helper()
 	l.anna.AwaitOnline(t, 10*time.Second, l.gus)
+	l.gus.AwaitOnline(t, 10*time.Second, l.anna)
 	l.reach(t, l.anna, l.gus)
 }
 

@@ -84,10 +84,19 @@ func TestPaths(t *testing.T) {
 	})
 }
 
-// reach asserts that packets of both families go through the tunnel, there and back.
+// reach asserts that packets of both families go through the tunnel, there and back. It gives the
+// first packet time: if a handshake is lost, because one side knows the other a moment earlier,
+// WireGuard sends the next after five seconds.
 func (m *mesh) reach(t *testing.T, from, to *stock.Client) {
 	t.Helper()
 	for _, pair := range [][2]*stock.Client{{from, to}, {to, from}} {
+		took := lab.Await(t, 10*time.Second, pair[0].Name+" pings "+pair[1].Name, func() error {
+			_, err := pair[0].Run(t.Context(), "ping", "-c1", "-W1", pair[1].IPv4(t).String())
+			return err
+		})
+		if took > time.Second {
+			t.Logf("%s reached %s after %v", pair[0].Name, pair[1].Name, took)
+		}
 		for _, addr := range []netip.Addr{pair[1].IPv4(t), pair[1].IPv6(t)} {
 			pair[0].MustRun(t, "ping", "-c3", "-i0.2", "-W3", addr.String())
 		}

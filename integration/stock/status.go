@@ -50,13 +50,20 @@ func (c *Client) AwaitState(t testing.TB, within time.Duration, state string) ti
 	})
 }
 
-// AwaitOnline waits until the client sees all the others as online.
+// AwaitOnline waits until the client sees all the others as online and knows how to reach them: a
+// node's home relay comes a moment after the node, with the first report of its client.
 func (c *Client) AwaitOnline(t testing.TB, within time.Duration, others ...*Client) {
 	t.Helper()
 	c.Await(t, within, "sees the others online", func(st *ipnstate.Status) error {
 		for _, other := range others {
-			if p := Peer(st, other.Name); p == nil || !p.Online {
-				return fmt.Errorf("%s is missing or offline among %s", other.Name, PeerNames(st))
+			p := Peer(st, other.Name)
+			switch {
+			case p == nil:
+				return fmt.Errorf("%s is not among %s", other.Name, PeerNames(st))
+			case !p.Online:
+				return fmt.Errorf("%s is offline", other.Name)
+			case p.Relay == "":
+				return fmt.Errorf("%s has no home relay", other.Name)
 			}
 		}
 		return nil
