@@ -38,16 +38,27 @@ func (s *Server) unary(identify identifier) grpc.UnaryServerInterceptor {
 func (s *Server) stream(identify identifier) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 		defer s.recovered(info.FullMethod, &err)
-		actor, err := identify(stream.Context())
+		ctx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		defer context.AfterFunc(s.ending, cancel)()
+		actor, err := identify(ctx)
 		if err != nil {
 			return s.status(info.FullMethod, actor, err)
 		}
-		if err := next(srv, stream); err != nil {
+		if err := next(srv, actorStream{stream, context.WithValue(ctx, actorKey{}, actor)}); err != nil {
 			return s.status(info.FullMethod, actor, err)
 		}
 		return nil
 	}
 }
+
+// actorStream is a stream with the context of its caller.
+type actorStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s actorStream) Context() context.Context { return s.ctx }
 
 // recovered turns a panic into an error: one bad call must not end the server.
 func (s *Server) recovered(method string, err *error) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"container/list"
 	"net/netip"
 	"sync"
 	"time"
@@ -21,23 +22,32 @@ const (
 // limiter counts failures per address. An IPv6 /64, which is what one site
 // has, counts as one address.
 type limiter struct {
-	mu   sync.Mutex
-	fail map[netip.Addr]failures
+	mu    sync.Mutex
+	fail  map[netip.Addr]*list.Element
+	order *list.List // of *failing, the one that failed last at the back
 }
 
-// failures of one address. Its debt shrinks by one every failRefill.
+type failing struct {
+	addr netip.Addr
+	failures
+}
+
+// failures of one address. The debt shrinks by one every failRefill.
 type failures struct {
 	debt  int
 	since time.Time // debt was exact then
 }
 
-func newLimiter() *limiter { return &limiter{fail: map[netip.Addr]failures{}} }
+func newLimiter() *limiter {
+	return &limiter{fail: map[netip.Addr]*list.Element{}, order: list.New()}
+}
 
 // allow reports whether addr may still fail.
 func (l *limiter) allow(addr netip.Addr, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.fail[site(addr)].at(now).debt < failBurst
+	e, ok := l.fail[site(addr)]
+	return !ok || e.Value.(*failing).at(now).debt < failBurst
 }
 
 // add notes a failure of addr.
@@ -45,32 +55,19 @@ func (l *limiter) add(addr netip.Addr, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	addr = site(addr)
-	f, known := l.fail[addr]
-	if !known && len(l.fail) >= maxFailing {
-		l.forgetLocked(now)
+	e, ok := l.fail[addr]
+	if !ok {
+		if len(l.fail) >= maxFailing {
+			quiet := l.order.Front()
+			delete(l.fail, l.order.Remove(quiet).(*failing).addr)
+		}
+		e = l.order.PushBack(&failing{addr: addr})
+		l.fail[addr] = e
 	}
-	f = f.at(now)
+	l.order.MoveToBack(e)
+	f := e.Value.(*failing)
+	f.failures = f.at(now)
 	f.debt++
-	l.fail[addr] = f
-}
-
-// forgetLocked makes room: it drops all addresses without debt, or else the
-// oldest one.
-func (l *limiter) forgetLocked(now time.Time) {
-	var oldest netip.Addr
-	var since time.Time
-	for addr, f := range l.fail {
-		if f.at(now).debt == 0 {
-			delete(l.fail, addr)
-			continue
-		}
-		if since.IsZero() || f.since.Before(since) {
-			oldest, since = addr, f.since
-		}
-	}
-	if len(l.fail) >= maxFailing {
-		delete(l.fail, oldest)
-	}
 }
 
 // at returns f as it is at now.

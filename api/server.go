@@ -71,6 +71,11 @@ type Server struct {
 	failed *limiter
 	health *health.Server
 	remote *grpc.Server // for Handler; owns no listener
+
+	// ending ends when the server is to stop, and with it the streams: calls
+	// end by themselves.
+	ending context.Context
+	end    context.CancelFunc
 }
 
 // New makes a Server. It starts nothing: see ServeSocket and Handler.
@@ -82,6 +87,7 @@ func New(o Options) *Server {
 		o.Now = time.Now
 	}
 	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer()}
+	s.ending, s.end = context.WithCancel(context.Background())
 	s.remote = s.newGRPC(s.remoteActor)
 	return s
 }
@@ -108,7 +114,8 @@ func (s *Server) newGRPC(identify identifier, opts ...grpc.ServerOption) *grpc.S
 }
 
 // ServeSocket serves l, a unix socket, until ctx ends, and closes it. Whoever
-// can connect to it is an administrator; so it refuses any other listener.
+// can connect to it is an administrator; so it refuses any other listener. The
+// end of ctx also ends the streams of Handler.
 func (s *Server) ServeSocket(ctx context.Context, l net.Listener) error {
 	if l.Addr().Network() != "unix" {
 		l.Close()
@@ -122,6 +129,7 @@ func (s *Server) ServeSocket(ctx context.Context, l net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
+	s.end()
 	force := time.AfterFunc(stopGrace, g.Stop)
 	defer force.Stop()
 	g.GracefulStop()

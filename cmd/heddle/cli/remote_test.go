@@ -45,13 +45,13 @@ func TestRemote(t *testing.T) {
 	w := newWorld(t)
 	w.populate()
 	address, ca := w.remote()
-	soon := w.now.Add(time.Hour)
+	soon := w.clock.now().Add(time.Hour)
 	good, _ := w.apiKey(tailnet.APIKeySpec{Expires: soon.Add(time.Hour)})
 	reader, _ := w.apiKey(tailnet.APIKeySpec{Role: "auditor", Expires: soon.Add(time.Hour)})
 	expired, _ := w.apiKey(tailnet.APIKeySpec{Expires: soon})
 	revoked, id := w.apiKey(tailnet.APIKeySpec{Expires: soon.Add(time.Hour)})
 	w.must(func(tx *tailnet.Tx) error { return tx.RevokeAPIKey(id) })
-	w.now = soon
+	w.clock.pass(time.Hour)
 	keyFile := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(keyFile, []byte(good+"\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 // A world is a tailnet with its admin API on a socket.
 type world struct {
 	t      *testing.T
-	now    time.Time
+	clock  clock
 	state  *tailnet.State
 	api    *api.Server
 	socket string
@@ -48,25 +49,31 @@ type world struct {
 	logins map[string]tailnet.Registration
 }
 
+// clock is a clock that only pass moves.
+type clock struct{ ns atomic.Int64 }
+
+func (c *clock) now() time.Time       { return time.Unix(0, c.ns.Load()).UTC() }
+func (c *clock) pass(d time.Duration) { c.ns.Add(int64(d)) }
+
 var admin = tailnet.Actor{Kind: tailnet.LocalCLI, Name: "test"}
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		t: t, now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC),
+		t:      t,
 		logins: map[string]tailnet.Registration{"c0ffee": registration("tablet")},
 		parts:  []api.Part{{Name: "database", OK: true}, {Name: "derp", OK: true, Message: "2 regions"}},
 	}
-	clock := func() time.Time { return w.now }
+	w.clock.pass(time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC).Sub(time.Unix(0, 0)))
 	var err error
 	w.state, err = tailnet.Open(t.Context(), new(tailnettest.Store), tailnet.Options{
-		OnlineGrace: time.Minute, EphemeralTimeout: time.Hour, KeyExpiry: 180 * 24 * time.Hour, Now: clock,
+		OnlineGrace: time.Minute, EphemeralTimeout: time.Hour, KeyExpiry: 180 * 24 * time.Hour, Now: w.clock.now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.api = api.New(api.Options{
-		State: w.state, Pending: w, Now: clock,
+		State: w.state, Pending: w, Now: w.clock.now,
 		Health:  func(context.Context) []api.Part { return w.parts },
 		Version: api.Version{Version: "v9.9.9", Commit: "0123456789abcdef", MinClient: "v1.80"},
 	})
