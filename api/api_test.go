@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"heddle/api"
@@ -540,6 +541,19 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	states = append(states, apiList.GetApiKeys()[0].GetState(), preList.GetPreAuthKeys()[0].GetState())
 	if !slices.Equal(states, []string{"revoked", "revoked"}) {
 		t.Error(states)
+	}
+}
+
+// A stranger's message is not read before the stranger is refused.
+func TestStrangersAreNotRead(t *testing.T) {
+	w := newWorld(t)
+	r := httptest.NewRequest(http.MethodPost, "/heddle.v1.UserService/ListUsers", iotest.ErrReader(errors.New("it was read")))
+	r.ProtoMajor, r.TLS = 2, &tls.ConnectionState{}
+	r.Header.Set("Content-Type", "application/grpc+proto")
+	rec := httptest.NewRecorder()
+	w.api.Handler(http.NotFoundHandler()).ServeHTTP(rec, r)
+	if rec.Code != 200 || rec.Header().Get("Grpc-Status") != "16" || !strings.Contains(rec.Header().Get("Grpc-Message"), "tskey-api-%E2%80%A6") {
+		t.Errorf("status %d, header %v", rec.Code, rec.Header())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os/user"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"github.com/tailscale/peercred"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
@@ -98,15 +98,12 @@ func localActor(ctx context.Context) (tailnet.Actor, error) {
 // touchEvery is how exact the last use of an API key is.
 const touchEvery = time.Minute
 
-// remoteActor finds the API key of a call.
-func (s *Server) remoteActor(ctx context.Context) (tailnet.Actor, error) {
+// remoteActor tells who makes a request through the public listener, by its
+// API key.
+func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 	var none tailnet.Actor
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return none, status.Error(codes.Unauthenticated, "no peer")
-	}
-	addr := remoteIP(p.Addr)
-	if p.AuthInfo == nil && !addr.IsLoopback() {
+	addr := remoteIP(r.RemoteAddr)
+	if r.TLS == nil && !addr.IsLoopback() {
 		return none, status.Error(codes.Unauthenticated,
 			"API keys are not accepted over an unencrypted connection: use TLS, and consider this key seen by others")
 	}
@@ -114,7 +111,7 @@ func (s *Server) remoteActor(ctx context.Context) (tailnet.Actor, error) {
 	if !s.failed.allow(addr, now) {
 		return none, status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute")
 	}
-	secret, ok := bearer(ctx)
+	secret, ok := bearer(r.Header.Values("Authorization"))
 	if !ok {
 		s.failed.add(addr, now)
 		return none, status.Error(codes.Unauthenticated,
@@ -131,21 +128,17 @@ func (s *Server) remoteActor(ctx context.Context) (tailnet.Actor, error) {
 		return none, status.Errorf(codes.PermissionDenied, "API key %s has the role %s, which may not use this API", key.Public, key.Role)
 	}
 	if now.Sub(key.LastUsed) >= touchEvery {
-		_, err := s.opts.State.Update(ctx, tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
+		_, err = s.opts.State.Update(r.Context(), tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
 			tx.TouchAPIKey(key.ID)
 			return nil
 		})
-		if err != nil {
-			return none, err
-		}
 	}
-	return actor, nil
+	return actor, err
 }
 
-// bearer returns the token of the authorization metadata. Its scheme is
+// bearer returns the token of an authorization header. Its scheme is
 // case-insensitive (RFC 9110 §11.1).
-func bearer(ctx context.Context) (string, bool) {
-	values := metadata.ValueFromIncomingContext(ctx, "authorization")
+func bearer(values []string) (string, bool) {
 	if len(values) != 1 {
 		return "", false
 	}
@@ -157,14 +150,21 @@ func bearer(ctx context.Context) (string, bool) {
 	return token, token != ""
 }
 
-// remoteIP returns the IP address of a; the invalid address if it has none.
-func remoteIP(a net.Addr) netip.Addr {
-	if a == nil {
-		return netip.Addr{}
-	}
-	ap, err := netip.ParseAddrPort(a.String())
+// remoteIP returns the IP address of an http.Request's RemoteAddr; the invalid
+// address if it has none.
+func remoteIP(addr string) netip.Addr {
+	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return netip.Addr{}
 	}
 	return ap.Addr().Unmap().WithZone("")
+}
+
+// knownActor finds what Handler found out before grpc saw the request.
+func knownActor(ctx context.Context) (tailnet.Actor, error) {
+	a := actorOf(ctx)
+	if a.Kind == "" {
+		return a, status.Error(codes.Unauthenticated, "unknown caller")
+	}
+	return a, nil
 }

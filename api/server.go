@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -88,7 +90,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer()}
 	s.ending, s.end = context.WithCancel(context.Background())
-	s.remote = s.newGRPC(s.remoteActor)
+	s.remote = s.newGRPC(knownActor)
 	return s
 }
 
@@ -141,12 +143,44 @@ func (s *Server) ServeSocket(ctx context.Context, l net.Listener) error {
 // as private if its TLS is set or its RemoteAddr is loopback (a proxy on the same machine).
 func (s *Server) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor >= 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-			s.remote.ServeHTTP(w, r)
+		if r.ProtoMajor < 2 || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			next.ServeHTTP(w, r)
 			return
 		}
-		next.ServeHTTP(w, r)
+		// grpc reads the whole message before its interceptors run, which is too
+		// much to do for a stranger.
+		actor, err := s.remoteActor(r)
+		if err != nil {
+			refuse(w, s.status(r.URL.Path, actor, err))
+			return
+		}
+		// Not supported by every ResponseWriter; it only bounds a slow sender.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(deadline))
+		s.remote.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)))
 	})
+}
+
+// refuse answers with an error alone, which gRPC calls Trailers-Only.
+func refuse(w http.ResponseWriter, err error) {
+	st := status.Convert(err)
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Grpc-Status", strconv.Itoa(int(st.Code())))
+	w.Header().Set("Grpc-Message", percentEncode(st.Message()))
+	w.WriteHeader(http.StatusOK)
+}
+
+// percentEncode encodes a message for the Grpc-Message header: all but
+// printable ASCII.
+func percentEncode(msg string) string {
+	var b strings.Builder
+	for _, c := range []byte(msg) {
+		if c < ' ' || c > '~' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+			continue
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
 }
 
 func (s *Server) snapshot() *tailnet.Snapshot { return s.opts.State.Snapshot() }

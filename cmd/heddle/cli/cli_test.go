@@ -91,6 +91,17 @@ func TestUnhealthy(t *testing.T) {
 	}
 }
 
+func TestOutputFromTheEnvironment(t *testing.T) {
+	w := newWorld(t)
+	t.Setenv("HEDDLE_OUTPUT", "json")
+	if r := w.heddle("users", "list"); r.out != "[]\n" {
+		t.Errorf("%q", r.out)
+	}
+	if r := w.heddle("users", "list", "-o", "table"); r.out != "" {
+		t.Errorf("%q", r.out)
+	}
+}
+
 func TestPolicyFromStandardInput(t *testing.T) {
 	w := newWorld(t)
 	r := heddle(t, "{}", "--socket", w.socket, "policy", "set", "-")

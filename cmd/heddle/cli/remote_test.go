@@ -2,6 +2,8 @@ package cli_test
 
 import (
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +21,7 @@ func (w *world) remote() (address, ca string) {
 	w.t.Helper()
 	srv := httptest.NewUnstartedServer(w.api.Handler(http.NotFoundHandler()))
 	srv.EnableHTTP2 = true
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail are meant to
 	srv.StartTLS()
 	w.t.Cleanup(srv.Close)
 	ca = filepath.Join(w.t.TempDir(), "ca.pem")
