@@ -1,6 +1,7 @@
 package netmap
 
 import (
+	"hash/maphash"
 	"slices"
 	"sync"
 
@@ -18,21 +19,48 @@ type chunk struct {
 	z    []byte
 }
 
-// chunkLen is the most elements in a chunk: where the viewer is among them
-// they are compressed again without it.
-const chunkLen = 256
+// chunkSpan is the range of IDs of a chunk. Ranges are aligned, so that
+// lists which differ in some places have the rest in common; where the viewer is
+// in one it is compressed again without it.
+const chunkSpan = 256
 
 // chunks is a list under construction.
 type chunks []*chunk
 
+// add appends an element; IDs ascend.
 func (c *chunks) add(id tailnet.NodeID, item []byte) {
-	if n := len(*c); n == 0 || len((*c)[n-1].ids) == chunkLen {
+	if n := len(*c); n == 0 || (*c)[n-1].ids[0]/chunkSpan != id/chunkSpan {
 		*c = append(*c, new(chunk))
 	}
 	last := (*c)[len(*c)-1]
 	last.ids = append(last.ids, id)
 	last.items = append(last.items, item)
 	last.len += len(item)
+}
+
+type chunkKey struct {
+	first tailnet.NodeID
+	hash  uint64
+}
+
+// share returns the list with those of its chunks that are known already in
+// place of their equals. The items must be shared too.
+func (c chunks) share(e *Encoder) chunks {
+	for i, own := range c {
+		if own.len < pieceMin {
+			continue
+		}
+		key := chunkKey{first: own.ids[0]}
+		for _, item := range own.items {
+			key.hash = key.hash*0x100000001b3 ^ maphash.Comparable(seed, &item[0])
+		}
+		if known, ok := e.cache.get(key).(*chunk); ok && slices.EqualFunc(known.items, own.items, func(a, b []byte) bool { return &a[0] == &b[0] }) {
+			c[i] = known
+			continue
+		}
+		e.cache.put(key, own, 200+40*len(own.items)+2*own.len)
+	}
+	return c
 }
 
 func (c *chunk) has(id tailnet.NodeID) bool {

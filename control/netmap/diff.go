@@ -2,7 +2,9 @@ package netmap
 
 import (
 	"bytes"
+	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -12,12 +14,18 @@ import (
 
 // A diff is what differs between two snapshots, for everyone.
 type diff struct {
-	nodes     []tailnet.NodeChange // ascending
-	policy    bool                 // compiled anew
-	rules     bool                 // the relation of two unchanged nodes may be another
-	primaries bool
+	nodes     []*nodeDelta     // ascending
+	routers   []*nodeDelta     // nodes, and the routers whose routes may have moved
+	policy    bool             // compiled anew
+	rules     bool             // the relation of two unchanged nodes may be another
+	primaries bool             // elected anew
 	base      bool             // the base domain, and so every name
 	users     []tailnet.UserID // whose data changed
+
+	all func() []*nodeDelta
+	// like returns some node, but not one, of those viewers who were and are of
+	// the same classes; zero if there is none.
+	like func(before, after policy.Class, not tailnet.NodeID) tailnet.NodeID
 }
 
 type diffKey struct{ from, to uint64 }
@@ -30,60 +38,146 @@ func (e *Encoder) diff(from, to *tailnet.Snapshot) *diff {
 		return d
 	}
 	d := &diff{
-		nodes:     slices.Collect(to.NodesChangedSince(from)),
 		policy:    from.Policy().Compiled != to.Policy().Compiled,
 		primaries: from.Primaries() != to.Primaries(),
 		base:      from.DNS().BaseDomain != to.DNS().BaseDomain,
-		users:     changedUsers(from, to),
+		users:     slices.Collect(to.UsersChangedSince(from)),
+	}
+	for ch := range to.NodesChangedSince(from) {
+		d.nodes = append(d.nodes, &nodeDelta{old: ch.Old, new: ch.New})
 	}
 	// What the policy says of two nodes depends on its text, on them and on their users only.
 	d.rules = d.policy && (from.Policy().Doc != to.Policy().Doc || len(d.users) > 0)
-	e.cache.put(key, d, 200+100*len(d.nodes))
+	d.routers = d.nodes
+	if moved := d.movedRoutes(); len(moved) > 0 {
+		d.routers = d.and(to, func(n *tailnet.Node) bool {
+			return slices.ContainsFunc(n.Approved, func(r netip.Prefix) bool { return moved[r] })
+		})
+	}
+	d.all = sync.OnceValue(func() []*nodeDelta { return d.and(to, func(*tailnet.Node) bool { return true }) })
+	members := sync.OnceValue(func() map[[2]policy.Class][]tailnet.NodeID { return membersOfBoth(from, to) })
+	d.like = func(before, after policy.Class, not tailnet.NodeID) tailnet.NodeID {
+		return anyBut(members()[[2]policy.Class{before, after}], not)
+	}
+	e.cache.put(key, d, 300+150*len(d.nodes)+100*(len(d.routers)-len(d.nodes)))
 	return d
 }
 
-func sameUsers(a, b *tailnet.Snapshot) bool { return len(changedUsers(a, b)) == 0 }
+// movedRoutes returns the subnets that a changed node served or serves, if
+// what changed may have moved them.
+func (d *diff) movedRoutes() map[netip.Prefix]bool {
+	moved := map[netip.Prefix]bool{}
+	for _, ch := range d.nodes {
+		a, b := ch.old, ch.new
+		if a != nil && b != nil && a.Status.Alive == b.Status.Alive && a.Status.Expired == b.Status.Expired &&
+			slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Approved, b.Approved) && slices.Equal(a.Advertised(), b.Advertised()) {
+			continue
+		}
+		for _, n := range []*tailnet.Node{a, b} {
+			if n == nil {
+				continue
+			}
+			for _, r := range withoutExit(n.Approved) {
+				moved[r] = true
+			}
+		}
+	}
+	return moved
+}
 
-func changedUsers(from, to *tailnet.Snapshot) []tailnet.UserID {
-	return slices.Collect(to.UsersChangedSince(from))
+// and returns the changed nodes and those of the unchanged ones that are wanted.
+func (d *diff) and(to *tailnet.Snapshot, want func(*tailnet.Node) bool) []*nodeDelta {
+	var out []*nodeDelta
+	rest := d.nodes
+	for n := range to.Nodes() {
+		for len(rest) > 0 && rest[0].id() < n.ID {
+			out, rest = append(out, rest[0]), rest[1:]
+		}
+		if len(rest) > 0 && rest[0].id() == n.ID {
+			out, rest = append(out, rest[0]), rest[1:]
+		} else if want(n) {
+			out = append(out, &nodeDelta{old: n, new: n})
+		}
+	}
+	return append(out, rest...)
+}
+
+// membersOfBoth returns two nodes, or the only one, for each pair of classes
+// that some node was and is of.
+func membersOfBoth(from, to *tailnet.Snapshot) map[[2]policy.Class][]tailnet.NodeID {
+	was, is := from.Policy().Compiled, to.Policy().Compiled
+	out := map[[2]policy.Class][]tailnet.NodeID{}
+	for n := range to.Nodes() {
+		if from.Node(n.ID) == nil {
+			continue
+		}
+		id := policy.NodeID(n.ID)
+		key := [2]policy.Class{was.Class(id), is.Class(id)}
+		if len(out[key]) < 2 {
+			out[key] = append(out[key], n.ID)
+		}
+	}
+	return out
+}
+
+func anyBut(ids []tailnet.NodeID, not tailnet.NodeID) tailnet.NodeID {
+	for _, id := range ids {
+		if id != not {
+			return id
+		}
+	}
+	return 0
 }
 
 // changed reports whether the node itself differs.
 func (d *diff) changed(id tailnet.NodeID) bool {
-	_, ok := slices.BinarySearchFunc(d.nodes, id, func(ch tailnet.NodeChange, id tailnet.NodeID) int { return int(changeID(ch) - id) })
+	_, ok := slices.BinarySearchFunc(d.nodes, id, func(ch *nodeDelta, id tailnet.NodeID) int { return cmp.Compare(ch.id(), id) })
 	return ok
 }
 
-func changeID(ch tailnet.NodeChange) tailnet.NodeID {
-	if ch.New != nil {
-		return ch.New.ID
+// candidates returns the nodes of which viewers like that one may see another
+// copy than before.
+func (d *diff) candidates(viewer tailnet.NodeID) []*nodeDelta {
+	switch {
+	case d.base || d.rules || d.policy && d.changed(viewer):
+		return d.all()
+	case d.policy || d.primaries:
+		return d.routers
 	}
-	return ch.Old.ID
+	return d.nodes
 }
 
-// candidates returns the nodes of which some viewer like v may see another
-// copy than before.
-func (d *diff) candidates(from, to *tailnet.Snapshot, viewer tailnet.NodeID) []tailnet.NodeChange {
-	every := d.base || d.rules || d.policy && d.changed(viewer)
-	if !every && !d.policy && !d.primaries {
-		return d.nodes
+// A nodeDelta is one node in two snapshots: old is nil if it is new, new if it is gone; they
+// are equal if only what others see of it may have changed.
+type nodeDelta struct {
+	old, new *tailnet.Node
+
+	once    sync.Once
+	lasting bool   // the part that no patch can change is equal, as far as it is the node's own
+	patch   []byte // the rest, for whom that is enough; maybe empty
+}
+
+func (n *nodeDelta) id() tailnet.NodeID {
+	if n.new != nil {
+		return n.new.ID
 	}
-	var out []tailnet.NodeChange
-	rest := d.nodes
-	for n := range to.Nodes() {
-		for len(rest) > 0 && changeID(rest[0]) < n.ID {
-			out, rest = append(out, rest[0]), rest[1:]
+	return n.old.ID
+}
+
+// patches returns what patches to make of the change, if that is enough.
+// Both old and new must be there.
+func (n *nodeDelta) patches() (patch []byte, ok bool) {
+	n.once.Do(func() {
+		if n.old == n.new {
+			n.lasting = true
+			return
 		}
-		if len(rest) > 0 && changeID(rest[0]) == n.ID {
-			out, rest = append(out, rest[0]), rest[1:]
-			continue
+		n.lasting = bytes.Equal(appendLasting(nil, sight{node: n.old}, ""), appendLasting(nil, sight{node: n.new}, ""))
+		if n.lasting {
+			n.patch = appendPatches(nil, n.old, n.new)
 		}
-		// Which routes a router gets depends on the other routers too.
-		if every || len(n.Approved) > 0 {
-			out = append(out, tailnet.NodeChange{Old: n, New: n})
-		}
-	}
-	return append(out, rest...)
+	})
+	return n.patch, n.lasting
 }
 
 // peersKey names what changes in the peers of a kind of viewers: those of one
@@ -147,7 +241,7 @@ func (e *Encoder) newPeers(d *diff, key peersKey, from, to *tailnet.Snapshot, id
 		p.all, p.profiles = v.blocks, v.profiles
 		return p
 	}
-	other := sync.OnceValue(func() tailnet.NodeID { return otherLike(key, from, to, id) })
+	other := func() tailnet.NodeID { return d.like(key.before, key.after, id) }
 	before := &vantage{s: from, class: key.before, id: id, other: other}
 	after := &vantage{s: to, class: key.after, id: id, other: other}
 	var c changes
@@ -159,17 +253,8 @@ func (e *Encoder) newPeers(d *diff, key peersKey, from, to *tailnet.Snapshot, id
 		}
 	} else {
 		c.owners = e.renamed(d, after)
-		for _, ch := range d.candidates(from, to, id) {
-			was, hadIt := before.look(e, ch.Old)
-			is, hasIt := after.look(e, ch.New)
-			switch {
-			case hadIt && !hasIt:
-				c.remove(ch.Old.ID)
-			case !hadIt && hasIt:
-				c.add(is)
-			case hadIt && hasIt:
-				c.compare(was, is, from.DNS().BaseDomain, to.DNS().BaseDomain)
-			}
+		for _, n := range d.candidates(id) {
+			c.note(e, d, n, before, after)
 		}
 	}
 	if len(c.changed) > 4*blockLen {
@@ -181,17 +266,6 @@ func (e *Encoder) newPeers(d *diff, key peersKey, from, to *tailnet.Snapshot, id
 	}
 	p.fill(e, &c, to)
 	return p
-}
-
-// otherLike returns another node of the same kind of viewers, or zero.
-func otherLike(key peersKey, from, to *tailnet.Snapshot, id tailnet.NodeID) tailnet.NodeID {
-	was, is := from.Policy().Compiled, to.Policy().Compiled
-	for n := range to.Nodes() {
-		if n.ID != id && is.Class(policy.NodeID(n.ID)) == key.after && was.Class(policy.NodeID(n.ID)) == key.before && from.Node(n.ID) != nil {
-			return n.ID
-		}
-	}
-	return 0
 }
 
 // renamed returns the changed users of whom the class sees a node.
@@ -222,36 +296,50 @@ func (c *changes) add(a sight) {
 	c.owners[owner(a.node)] = true
 }
 
+// note looks at a node from before and after the change.
+func (c *changes) note(e *Encoder, d *diff, n *nodeDelta, before, after *vantage) {
+	if !d.policy && !d.primaries && !d.base && n.old != nil && n.new != nil {
+		// All copies of it have changed alike.
+		if patch, ok := n.patches(); ok && before.good(n.old) && after.good(n.new) {
+			if len(patch) > 0 && after.sees(n.new) {
+				c.patches.add(n.id(), patch)
+			}
+			return
+		}
+	}
+	was, hadIt := before.look(e, n.old)
+	is, hasIt := after.look(e, n.new)
+	switch {
+	case hadIt && !hasIt:
+		c.remove(n.id())
+	case !hadIt && hasIt:
+		c.add(is)
+	case hadIt && hasIt:
+		c.compare(n, was, is, d.base)
+	}
+}
+
 // compare notes how a peer that was there before changed. What a patch can
 // say is patched, and presence always: clients do not take the time of a peer
 // that went offline from a whole node.
-func (c *changes) compare(was, is sight, oldBase, newBase string) {
-	id := is.node.ID
-	if was.node == is.node && was.sameCopy(is) && oldBase == newBase {
-		return
-	}
-	if !bytes.Equal(appendLasting(nil, was, oldBase), appendLasting(nil, is, newBase)) {
+func (c *changes) compare(n *nodeDelta, was, is sight, renamed bool) {
+	patch, ok := n.patches()
+	if !ok || renamed || !was.sameCopy(is) {
 		c.changed = append(c.changed, is)
-		if owner(was.node) != owner(is.node) {
-			c.owners[owner(is.node)] = true
+		if owner(n.old) != owner(n.new) {
+			c.owners[owner(n.new)] = true
 		}
-		if patch := appendPresence(nil, was.node, is.node); len(patch) > 0 {
-			c.patches.add(id, patch)
-		}
-		return
+		patch = appendPresence(nil, n.old, n.new)
 	}
-	if patch := appendPatches(nil, was.node, is.node); len(patch) > 0 {
-		c.patches.add(id, patch)
+	if len(patch) > 0 {
+		c.patches.add(n.id(), patch)
 	}
 }
 
 // fill turns what was collected into shareable parts.
 func (p *peersDelta) fill(e *Encoder, c *changes, to *tailnet.Snapshot) {
-	p.removed, p.patches = c.removed, c.patches
-	base := to.DNS().BaseDomain
-	for run := range slices.Chunk(c.changed, blockLen) {
-		p.changed = append(p.changed, &block{base: base, peers: run})
-	}
+	p.removed, p.patches = c.removed, c.patches.share(e)
+	p.changed = e.blocks(to.DNS().BaseDomain, c.changed)
 	if len(c.owners) > 0 {
 		p.profiles = e.intern(appendProfiles(nil, to, slices.Sorted(maps.Keys(c.owners))))
 	}

@@ -52,7 +52,8 @@ func newFleet(t testing.TB, seed uint64) *fleet {
 	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	f.s = s
-	f.enc = netmap.NewEncoder(netmap.Options{ServerURL: "https://heddle.test"})
+	// Some caches are too small for anything, or for all of it.
+	f.enc = netmap.NewEncoder(netmap.Options{ServerURL: "https://heddle.test", CacheBytes: []int{0, 1, 20_000}[seed%3]})
 	f.update(func(tx *tailnet.Tx) error { return tx.SetDNSPins(tailnet.DNSPins{BaseDomain: "tail.test"}) })
 	f.update(func(tx *tailnet.Tx) error { return tx.SetDERPMap(derpMap(1)) })
 	return f
@@ -140,6 +141,41 @@ func (f *fleet) join(u tailnet.UserID, name string, routes ...string) tailnet.No
 	})
 	f.machines[id] = machine
 	return id
+}
+
+// crowd joins many nodes at once; each has an owner, and every twentieth is a subnet router.
+func (f *fleet) crowd(n int, owners []tailnet.UserID) []tailnet.NodeID {
+	f.t.Helper()
+	var ids []tailnet.NodeID
+	f.update(func(tx *tailnet.Tx) error {
+		for i := range n {
+			h := hostinfo(fmt.Sprintf("host-%d", i))
+			reg := tailnet.Registration{Machine: key.NewMachine().Public(), Key: key.NewNode().Public(), Hostinfo: h, CapVer: 142}
+			node, err := tx.RegisterForUser(reg, owners[i%len(owners)], tailnet.ByCLI)
+			if err != nil {
+				return err
+			}
+			if i%20 == 0 {
+				h.RoutableIPs = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}
+			}
+			u := tailnet.Update{Disco: key.NewDisco().Public(), Hostinfo: h, CapVer: 142, Endpoints: []netip.AddrPort{
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), uint16(30000+i)),
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}), 41641),
+			}}
+			if err := tx.Report(node.ID, u); err != nil {
+				return err
+			}
+			if err := tx.Connect(node.ID); err != nil {
+				return err
+			}
+			if err := tx.ApproveRoutes(node.ID, tailnet.RouteEdit{Replace: true, Set: h.RoutableIPs}); err != nil {
+				return err
+			}
+			ids = append(ids, node.ID)
+		}
+		return nil
+	})
+	return ids
 }
 
 // node returns a random node, nil if there is none.

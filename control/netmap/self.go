@@ -81,7 +81,7 @@ func isAdmin(s *tailnet.Snapshot, n *tailnet.Node) bool {
 // what it was in from, else nil. Almost always it finds that without encoding anything.
 func (e *Encoder) selfChange(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) []byte {
 	was, is := from.Node(id), to.Node(id)
-	if was == is && !d.base && !d.primaries && len(d.users) == 0 {
+	if was == is && !d.base && (!d.primaries || len(is.Approved) == 0) && len(d.users) == 0 {
 		if !d.policy {
 			return nil
 		}

@@ -33,6 +33,13 @@ func (v *vantage) sees(n *tailnet.Node) bool {
 	return n.ID != v.id || v.other() != 0
 }
 
+func (v *vantage) base() string { return v.s.DNS().BaseDomain }
+
+// good reports whether the node itself can be encoded.
+func (v *vantage) good(n *tailnet.Node) bool {
+	return sight{node: n, v4off: v.compiled().IPv4Off(policy.NodeID(n.ID))}.check(v.base()) == nil
+}
+
 // look returns what the class sees of n; ok is false if it does not see it, or
 // if n cannot be encoded.
 func (v *vantage) look(e *Encoder, n *tailnet.Node) (_ sight, ok bool) {
@@ -44,7 +51,7 @@ func (v *vantage) look(e *Encoder, n *tailnet.Node) (_ sight, ok bool) {
 		eye = v.other()
 	}
 	a := look(v.s, eye, n)
-	if err := a.check(v.s.DNS().BaseDomain); err != nil {
+	if err := a.check(v.base()); err != nil {
 		e.leftOut(n, err)
 		return sight{}, false
 	}
@@ -54,124 +61,252 @@ func (v *vantage) look(e *Encoder, n *tailnet.Node) (_ sight, ok bool) {
 // A view is all that the viewers of a class see of their peers. Immutable.
 type view struct {
 	s        *tailnet.Snapshot
-	blocks   []*block // ascending
-	len      int      // peers, the viewer itself maybe among them
-	owners   []tailnet.UserID
-	profiles *piece // of the owners, without brackets
+	blocks   []*block         // ascending
+	len      int              // peers, the viewer itself maybe among them
+	solo     tailnet.NodeID   // the only node of the class, which is not in the view; zero if there are others
+	owners   []tailnet.UserID // ascending
+	profiles *piece           // of the owners, without brackets
 }
 
-// views are those of the newest policy that was asked for.
+// views are kept under the first few nodes of their class, since classes
+// have other numbers when the policy is compiled again.
 type views struct {
 	mu       sync.Mutex
-	compiled *policy.Compiled
-	newest   uint64 // version of the snapshot that compiled came with
-	byClass  map[policy.Class]*view
-	peers    int // in all of them
+	members  membersOf
+	byMember map[tailnet.NodeID]*view
+	blocks   int // in all of byMember, some more than once
+	stored   int
 }
 
-// maxViewed bounds the peers in kept views; a peer takes about 80 bytes in each.
-const maxViewed = 1 << 20
+// membersOf are the first few nodes of each class of a compiled policy.
+type membersOf struct {
+	compiled *policy.Compiled
+	version  uint64 // of a snapshot with it
+	classes  map[policy.Class][]tailnet.NodeID
+}
+
+// maxMembers is how many nodes of a class a view is kept under: one of them is
+// likely to be there still when it is wanted next.
+const maxMembers = 3
+
+func newMembersOf(s *tailnet.Snapshot) membersOf {
+	m := membersOf{s.Policy().Compiled, s.Version(), map[policy.Class][]tailnet.NodeID{}}
+	for n := range s.Nodes() {
+		c := m.compiled.Class(policy.NodeID(n.ID))
+		if ids := m.classes[c]; len(ids) < maxMembers {
+			m.classes[c] = append(ids, n.ID)
+		}
+	}
+	return m
+}
 
 // view returns what id sees in s; other viewers of its class share it.
 func (e *Encoder) view(s *tailnet.Snapshot, id tailnet.NodeID) *view {
-	c := s.Policy().Compiled
-	at := &vantage{s: s, class: c.Class(policy.NodeID(id)), id: id}
-	at.other = sync.OnceValue(func() tailnet.NodeID {
-		for n := range s.Nodes() {
-			if n.ID != id && c.Class(policy.NodeID(n.ID)) == at.class {
-				return n.ID
-			}
-		}
-		return 0
-	})
 	e.views.mu.Lock()
 	defer e.views.mu.Unlock()
 	vs := &e.views
-	if vs.compiled != c {
-		if s.Version() < vs.newest {
-			return e.newView(at, nil) // a session that lags: not worth keeping
+	m := vs.members
+	if m.compiled != s.Policy().Compiled {
+		m = newMembersOf(s)
+		if m.version >= vs.members.version {
+			vs.members = m
 		}
-		vs.compiled, vs.byClass, vs.peers = c, map[policy.Class]*view{}, 0
 	}
-	vs.newest = max(vs.newest, s.Version())
-	old := vs.byClass[at.class]
+	class := m.compiled.Class(policy.NodeID(id))
+	ids := m.classes[class]
+	old := e.relative(s, ids)
 	if old != nil && old.s == s {
 		return old
 	}
-	fresh := e.nextView(at, old)
-	if at.other() == 0 {
-		return fresh // of this viewer alone, and without itself
+	at := &vantage{s: s, class: class, id: id, other: func() tailnet.NodeID { return anyBut(ids, id) }}
+	v := e.nextView(at, old)
+	if old == nil || old.s.Version() < s.Version() {
+		vs.keep(ids, v)
 	}
-	if old != nil {
-		vs.peers -= old.len
-	}
-	if vs.peers += fresh.len; vs.peers > maxViewed {
-		vs.byClass, vs.peers = map[policy.Class]*view{}, fresh.len
-	}
-	vs.byClass[at.class] = fresh
-	return fresh
+	return v
 }
 
-// nextView derives a view from an older one of the same class and policy. It
-// costs what changed if the same peers are there.
-func (e *Encoder) nextView(at *vantage, old *view) *view {
-	if old == nil || old.s.Primaries() != at.s.Primaries() || old.s.DNS().BaseDomain != at.s.DNS().BaseDomain || !sameUsers(old.s, at.s) {
-		return e.newView(at, old)
-	}
-	next := *old
-	next.s = at.s
-	next.blocks = slices.Clone(old.blocks)
-	was := *at
-	was.s = old.s
-	for ch := range at.s.NodesChangedSince(old.s) {
-		before, ok := false, false
-		if ch.Old != nil {
-			_, before = was.look(e, ch.Old)
-		}
-		a, ok := at.look(e, ch.New)
-		if before != ok || ok && owner(ch.Old) != owner(ch.New) {
-			return e.newView(at, old)
-		}
-		if !ok {
+// relative returns a view that the class of these nodes has, or had when
+// another compilation of the same policy was in force; nil if there is none.
+func (e *Encoder) relative(s *tailnet.Snapshot, ids []tailnet.NodeID) *view {
+	for _, id := range ids {
+		old := e.views.byMember[id]
+		if old == nil || old.s.Node(id) == nil {
 			continue
 		}
-		i, found := slices.BinarySearchFunc(next.blocks, a.node.ID, func(b *block, id tailnet.NodeID) int { return b.compare(id) })
-		if !found {
-			return e.newView(at, old)
+		if old.s.Policy().Compiled == s.Policy().Compiled {
+			return old
 		}
-		next.blocks[i] = next.blocks[i].with(a)
+		if d := e.diff(old.s, s); !d.rules && !d.changed(id) {
+			return old
+		}
+	}
+	return nil
+}
+
+// Bounds on what is kept. Blocks are mostly shared; one that is not takes
+// about 6 KB. A view holds on to its snapshot and so to a compiled policy.
+const (
+	maxViewBlocks = 1 << 15
+	maxViewAge    = 256 // snapshots, if the policy was compiled anew since
+)
+
+func (vs *views) keep(ids []tailnet.NodeID, v *view) {
+	if vs.byMember == nil {
+		vs.byMember = map[tailnet.NodeID]*view{}
+	}
+	for _, id := range ids {
+		vs.drop(id)
+		vs.byMember[id] = v
+		vs.blocks += len(v.blocks)
+	}
+	vs.stored++
+	sweep := vs.stored%64 == 0
+	for id, old := range vs.byMember {
+		if !sweep && vs.blocks <= maxViewBlocks {
+			break
+		}
+		stale := old.s.Policy().Compiled != v.s.Policy().Compiled && old.s.Version()+maxViewAge < v.s.Version()
+		if stale || vs.blocks > maxViewBlocks && old != v {
+			vs.drop(id)
+		}
+	}
+}
+
+func (vs *views) drop(id tailnet.NodeID) {
+	if old := vs.byMember[id]; old != nil {
+		vs.blocks -= len(old.blocks)
+		delete(vs.byMember, id)
+	}
+}
+
+// nextView derives a view from another of the same class. It costs what
+// changed, if that is not too much.
+func (e *Encoder) nextView(at *vantage, old *view) *view {
+	if old == nil {
+		return e.newView(at)
+	}
+	d := e.diff(old.s, at.s)
+	if d.base || d.rules || len(d.users) > 0 || len(d.routers) > old.len/4+blockLen {
+		return e.newView(at)
+	}
+	changed := d.nodes
+	if d.policy || d.primaries {
+		changed = d.routers
+	}
+	dirty := make(map[tailnet.NodeID]*sight, len(changed)+1)
+	for _, n := range changed {
+		dirty[n.id()] = nil
+		if a, ok := at.look(e, n.new); ok {
+			dirty[n.id()] = &a
+		}
+	}
+	if old.solo != 0 && at.other() != 0 && !d.changed(old.solo) {
+		if a, ok := at.look(e, at.s.Node(old.solo)); ok {
+			dirty[old.solo] = &a
+		}
+	}
+	return e.amend(at, old, dirty)
+}
+
+// amend returns a view with other sights of some nodes, nil where there is none any more.
+func (e *Encoder) amend(at *vantage, old *view, dirty map[tailnet.NodeID]*sight) *view {
+	next := *old
+	next.s = at.s
+	next.solo = at.solo()
+	next.blocks = slices.Clone(old.blocks)
+	moved := map[int][]*sight{} // by block
+	for id, a := range dirty {
+		i, found := slices.BinarySearchFunc(next.blocks, id, func(b *block, id tailnet.NodeID) int { return b.compare(id) })
+		if !found {
+			if a != nil {
+				return e.rebuild(at, old, dirty)
+			}
+			continue
+		}
+		k, was := next.blocks[i].find(id)
+		switch {
+		case was != (a != nil):
+			return e.rebuild(at, old, dirty)
+		case was && owner(next.blocks[i].peers[k].node) != owner(a.node):
+			return e.rebuild(at, old, dirty)
+		case was:
+			moved[i] = append(moved[i], a)
+		}
+	}
+	for i, list := range moved {
+		next.blocks[i] = next.blocks[i].with(list)
 	}
 	return &next
 }
 
-// newView looks at all nodes. Blocks of an older view that are still right
-// are kept.
-func (e *Encoder) newView(at *vantage, old *view) *view {
-	v := &view{s: at.s}
+// rebuild is amend if other peers are there than before.
+func (e *Encoder) rebuild(at *vantage, old *view, dirty map[tailnet.NodeID]*sight) *view {
+	all := make([]sight, 0, old.len+len(dirty))
+	for _, b := range old.blocks {
+		for _, a := range b.peers {
+			if _, ok := dirty[a.node.ID]; !ok {
+				all = append(all, a)
+			}
+		}
+	}
+	for _, a := range dirty {
+		if a != nil {
+			all = append(all, *a)
+		}
+	}
+	slices.SortFunc(all, func(a, b sight) int { return cmp.Compare(a.node.ID, b.node.ID) })
+	return e.viewOf(at, all)
+}
+
+// newView looks at all nodes.
+func (e *Encoder) newView(at *vantage) *view {
 	var all []sight
-	owners := map[tailnet.UserID]bool{}
-	last := tailnet.NodeID(1)
 	for n := range at.s.Nodes() {
 		if a, ok := at.look(e, n); ok {
 			all = append(all, a)
-			owners[owner(n)] = true
-			last = n.ID
 		}
 	}
-	v.len = len(all)
+	return e.viewOf(at, all)
+}
+
+func (e *Encoder) viewOf(at *vantage, all []sight) *view {
+	v := &view{s: at.s, len: len(all), solo: at.solo()}
+	owners := map[tailnet.UserID]bool{}
+	for _, a := range all {
+		owners[owner(a.node)] = true
+	}
 	v.owners = slices.Sorted(maps.Keys(owners))
 	v.profiles = e.intern(appendProfiles(nil, at.s, v.owners))
-	span := tailnet.NodeID(blockLen)
-	for span <= last {
-		span *= 2
-	}
-	e.split(at.s.DNS().BaseDomain, all, 0, span, func(b *block) { v.blocks = append(v.blocks, b) })
+	v.blocks = e.blocks(at.base(), all)
 	return v
+}
+
+// solo is the ID of the class's only node, zero if there are others.
+func (v *vantage) solo() tailnet.NodeID {
+	if v.other() == 0 {
+		return v.id
+	}
+	return 0
 }
 
 // blockLen is the most peers in a block: beyond it they compress no better,
 // and a change would encode more peers anew.
 const blockLen = 64
+
+// blocks cuts peers, ascending, into blocks.
+func (e *Encoder) blocks(base string, peers []sight) []*block {
+	if len(peers) == 0 {
+		return nil
+	}
+	span := tailnet.NodeID(blockLen)
+	for span <= peers[len(peers)-1].node.ID {
+		span *= 2
+	}
+	var out []*block
+	e.split(base, peers, 0, span, func(b *block) { out = append(out, b) })
+	return out
+}
 
 // split cuts peers, whose IDs lie in [lo, lo+span), into blocks of aligned
 // ranges of IDs, so that where one ends does not depend on what is in the others.
@@ -234,14 +369,18 @@ func (b *block) find(id tailnet.NodeID) (int, bool) {
 	return slices.BinarySearchFunc(b.peers, id, func(a sight, id tailnet.NodeID) int { return cmp.Compare(a.node.ID, id) })
 }
 
-// with returns the block with another sight of one of its peers.
-func (b *block) with(a sight) *block {
-	i, ok := b.find(a.node.ID)
-	if !ok || b.peers[i].equal(a) {
+// with returns the block with other sights of some of its peers.
+func (b *block) with(fresh []*sight) *block {
+	out := &block{base: b.base, lo: b.lo, span: b.span, peers: slices.Clone(b.peers)}
+	same := true
+	for _, a := range fresh {
+		i, _ := b.find(a.node.ID)
+		same = same && b.peers[i].equal(*a)
+		out.peers[i] = *a
+	}
+	if same {
 		return b
 	}
-	out := &block{base: b.base, lo: b.lo, span: b.span, peers: slices.Clone(b.peers)}
-	out.peers[i] = a
 	return out
 }
 
