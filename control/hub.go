@@ -1,0 +1,160 @@
+package control
+
+import (
+	"sync"
+	"time"
+
+	"heddle/control/netmap"
+	"heddle/control/noise"
+	"heddle/control/tailnet"
+)
+
+// hub knows the map stream of each node. A node has one: a newer stream
+// replaces the older, whose client is usually gone without a word.
+//
+// Two devices with copied keys would replace each other's streams every few
+// milliseconds, for ever. After a few replacements in a row the newer stream is
+// held back until the live one ends or has had its time.
+type hub struct {
+	mu     sync.Mutex
+	slots  map[tailnet.NodeID]*slot
+	open   int // sessions entered and not left
+	closed bool
+	over   chan struct{} // closed when the hub closes
+	empty  chan struct{} // closed when it has closed and the last session left
+}
+
+type slot struct {
+	live, held *session
+	swaps      int // live streams replaced from another connection, since
+	since      time.Time
+}
+
+const (
+	swapWindow = time.Minute
+	// maxSwaps leaves room for a client on a bad network, which dials again and again.
+	maxSwaps = 5
+	// holdTime is how long each of two devices with the same keys is served in turn.
+	holdTime = 30 * time.Second
+)
+
+// session is one map stream.
+type session struct {
+	node   tailnet.NodeID
+	conn   *noise.Conn
+	viewer netmap.Viewer
+	extras chan netmap.Extra // small messages to send; a full channel means that the client does not read
+	quit   chan struct{}     // closed when a newer stream takes over
+	left   chan struct{}     // closed when the stream has ended
+}
+
+func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
+	return &session{
+		node: n.ID, conn: conn, viewer: v,
+		extras: make(chan netmap.Extra, 4),
+		quit:   make(chan struct{}), left: make(chan struct{}),
+	}
+}
+
+func newHub() *hub {
+	return &hub{slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
+}
+
+// enter makes ss the live session of its node, unless it must be held back: then it
+// returns the one that lives, and the caller tries again with retake once that has left or had
+// its time. ok is false if the hub has closed. Each session that entered must leave.
+func (h *hub) enter(ss *session, now time.Time) (live *session, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, false
+	}
+	h.open++
+	s := h.slots[ss.node]
+	if s == nil {
+		s = &slot{}
+		h.slots[ss.node] = s
+	}
+	if s.live != nil && s.live.conn != ss.conn {
+		if now.Sub(s.since) > swapWindow {
+			s.since, s.swaps = now, 0
+		}
+		if s.swaps++; s.swaps > maxSwaps {
+			if s.held != nil {
+				close(s.held.quit)
+			}
+			s.held = ss
+			return s.live, true
+		}
+	}
+	s.takeOver(ss)
+	return nil, true
+}
+
+// retake makes a session that was held back the live one.
+func (h *hub) retake(ss *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.slots[ss.node]; s.held == ss {
+		s.held = nil
+		s.takeOver(ss)
+	}
+}
+
+func (s *slot) takeOver(ss *session) {
+	if s.live != nil {
+		close(s.live.quit)
+	}
+	s.live = ss
+}
+
+// leave ends a session.
+func (h *hub) leave(ss *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(ss.left)
+	s := h.slots[ss.node]
+	if s.live == ss {
+		s.live = nil
+	}
+	if s.held == ss {
+		s.held = nil
+	}
+	if s.live == nil && s.held == nil {
+		delete(h.slots, ss.node)
+	}
+	h.open--
+	if h.closed && h.open == 0 {
+		close(h.empty)
+	}
+}
+
+// of returns the live session of a node, or nil.
+func (h *hub) of(id tailnet.NodeID) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.slots[id]; s != nil {
+		return s.live
+	}
+	return nil
+}
+
+func (h *hub) len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.open
+}
+
+// close lets no session in any more and tells those inside that the server stops.
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	close(h.over)
+	if h.open == 0 {
+		close(h.empty)
+	}
+}
+
+// wait returns when the hub has closed and all sessions have left.
+func (h *hub) wait() { <-h.empty }

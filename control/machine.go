@@ -1,0 +1,163 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"heddle/control/noise"
+	"heddle/control/tailnet"
+
+	"github.com/go-chi/chi/v5"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+// machineRoutes are the paths inside Noise. Clients ask for them under several
+// host names ("unused" among them), so only the path counts.
+func (s *Server) machineRoutes() http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "heddle has no "+r.Method+" "+r.URL.Path, http.StatusNotFound)
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, r.URL.Path+" does not take "+r.Method, http.StatusMethodNotAllowed)
+	})
+	r.Post("/machine/register", endpoint(s, s.register))
+	r.Post("/machine/map", endpoint(s, s.serveMap))
+	r.Post("/machine/c2n/{id}", s.serveC2NReply)
+	s.sideRoutes(r)
+	return r
+}
+
+// call is a request whose machine is known: the Noise connection proves it.
+type call struct {
+	conn    *noise.Conn
+	machine key.MachinePublic
+	snap    *tailnet.Snapshot // as of the start of the request
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+}
+
+// actor is the client, as the audit log knows it.
+func (c *call) actor() tailnet.Actor {
+	return tailnet.Actor{Kind: tailnet.ByNode, Name: c.machine.ShortString(), From: c.conn.Remote().String()}
+}
+
+// node returns the node that the request claims to come from, if the machine
+// may speak for it. The error is NotFound or Denied.
+func (c *call) node(k key.NodePublic) (*tailnet.Node, error) {
+	n := c.snap.NodeByKey(k)
+	switch {
+	case n == nil:
+		return nil, tailnet.Errorf(tailnet.NotFound, "this device is not known here (node key %s); log in again with `tailscale up`", k.ShortString())
+	case n.Machine != c.machine:
+		return nil, errOtherMachine(k)
+	}
+	return n, nil
+}
+
+func errOtherMachine(k key.NodePublic) error {
+	return tailnet.Errorf(tailnet.Denied, "node key %s does not belong to this device; run `tailscale logout` and log in again", k.ShortString())
+}
+
+// bodyTime is how long a client may take to send a request's body.
+const bodyTime = 30 * time.Second
+
+// retryAfter is what an overloaded server asks of clients, in seconds. They add
+// no jitter of their own, but their requests are spread already.
+const retryAfter = "10"
+
+var errBusy = tailnet.Errorf(tailnet.Exhausted, "the server is busy; try again in a few seconds")
+
+// endpoint adapts a function to HTTP: it decodes the JSON body, says who is
+// asking, maps errors to statuses, and logs them once. The function writes its
+// answer to c.w unless it fails.
+func endpoint[Req any](s *Server, serve func(context.Context, *call, *Req) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		conn := noise.FromContext(r.Context())
+		c := &call{conn: conn, machine: conn.Peer(), w: w, rc: http.NewResponseController(w)}
+		var req Req
+		err := s.decode(c, r, &req)
+		if err == nil {
+			c.snap = s.state.Snapshot()
+			err = serve(r.Context(), c, &req)
+		}
+		if err != nil && !gone(r.Context(), err) && !errors.Is(err, errGone) {
+			s.fail(c, r, err)
+		}
+	}
+}
+
+// decode reads the body, in bounded time and space.
+func (s *Server) decode(c *call, r *http.Request, into any) error {
+	busy := time.NewTimer(5 * time.Second)
+	defer busy.Stop()
+	select {
+	case s.decoding <- struct{}{}:
+		defer func() { <-s.decoding }()
+	case <-busy.C:
+		return errBusy
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	c.rc.SetReadDeadline(time.Now().Add(bodyTime))
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, r.Body, s.limits.Body))
+	c.rc.SetReadDeadline(time.Time{})
+	var tooBig *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooBig):
+		return &tailnet.Error{Code: tailnet.Invalid, Msg: "the request's body is too large", Err: err}
+	case err != nil:
+		return &tailnet.Error{Code: tailnet.Invalid, Msg: "the request's body did not arrive", Err: err}
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return &tailnet.Error{Code: tailnet.Invalid, Msg: "the request's body is not the JSON that was expected", Err: err}
+	}
+	return nil
+}
+
+// statuses is the one table from error codes to HTTP.
+var statuses = map[tailnet.Code]int{
+	tailnet.Invalid:     http.StatusBadRequest,
+	tailnet.NotFound:    http.StatusNotFound,
+	tailnet.Conflict:    http.StatusConflict,
+	tailnet.Denied:      http.StatusForbidden,
+	tailnet.Exhausted:   http.StatusTooManyRequests,
+	tailnet.Unavailable: http.StatusServiceUnavailable,
+	tailnet.Internal:    http.StatusInternalServerError,
+}
+
+// fail answers with an error and logs it. A client that keeps asking the same
+// is heard once in ten minutes.
+func (s *Server) fail(c *call, r *http.Request, err error) {
+	code := tailnet.CodeOf(err)
+	level := slog.LevelInfo
+	if code == tailnet.Internal || code == tailnet.Unavailable {
+		level = slog.LevelError
+	}
+	if s.told.allow(c.machine.String() + r.URL.Path + code.String()) {
+		s.log.Log(r.Context(), level, "request refused", "path", r.URL.Path, "machine", c.machine.ShortString(),
+			"remote", c.conn.Remote(), "code", code, "err", err)
+	}
+	if code == tailnet.Exhausted || code == tailnet.Unavailable {
+		c.w.Header().Set("Retry-After", retryAfter)
+	}
+	http.Error(c.w, tailnet.Message(err), statuses[code])
+}
+
+// tooOld refuses clients that heddle cannot talk to.
+func tooOld(v tailcfg.CapabilityVersion, host *tailcfg.Hostinfo) error {
+	if v >= MinVersion {
+		return nil
+	}
+	runs := "an older one"
+	if host != nil && host.IPNVersion != "" {
+		runs = tailnet.CleanHostinfo(host).IPNVersion
+	}
+	return tailnet.Errorf(tailnet.Invalid, "this server needs Tailscale v1.80 or newer (capability version %d), but this device runs %s (%d); update it from https://tailscale.com/download and log in again", MinVersion, runs, v)
+}

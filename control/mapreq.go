@@ -1,0 +1,122 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"heddle/control/netmap"
+	"heddle/control/tailnet"
+
+	"tailscale.com/tailcfg"
+)
+
+// serveMap serves /machine/map. A request is one of three: a stream, which
+// only reads; a "lite update" (no stream, no peers), by which a client tells what changed
+// about itself; a single full map.
+func (s *Server) serveMap(ctx context.Context, c *call, req *tailcfg.MapRequest) error {
+	if err := tooOld(req.Version, req.Hostinfo); err != nil {
+		return err
+	}
+	viewer := netmap.Viewer{CapVer: req.Version, Plain: req.Compress != "zstd", OmitPeers: req.OmitPeers}
+	n, err := c.node(req.NodeKey)
+	if err != nil {
+		if grave := c.snap.Tombstone(req.NodeKey); n == nil && grave != nil && grave.Machine == c.machine {
+			return s.serveGone(ctx, c, req, grave, viewer)
+		}
+		return err
+	}
+	c.conn.Vouch()
+	viewer.ID = n.ID
+	if req.Stream {
+		// Whatever it says of the client may be older than what a lite update said.
+		return s.stream(ctx, c, n, req, viewer)
+	}
+	snap := c.snap
+	if !req.ReadOnly {
+		// If the client has given up waiting, what it said is stale: the
+		// writer skips updates whose context has ended.
+		snap, err = s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
+			return tx.Report(n.ID, tailnet.Update{
+				Disco: req.DiscoKey, Endpoints: req.Endpoints, Hostinfo: req.Hostinfo, CapVer: req.Version,
+			})
+		})
+		if err != nil {
+			return err
+		}
+		if req.OmitPeers {
+			c.w.WriteHeader(http.StatusOK) // clients read no more than the status
+			return nil
+		}
+	}
+	m, err := s.maps.Full(snap, viewer, s.now())
+	if err != nil {
+		return err
+	}
+	return s.send(c, m)
+}
+
+// goneHold is how long the stream of a client whose node is gone stays open: it would come
+// back in milliseconds, and what it was told cannot change.
+const goneHold = 5 * time.Minute
+
+// serveGone tells a client whose node key is good no more that it must log in again. An error
+// would not: it would go on with the map that it has.
+func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest, t *tailnet.Tombstone, v netmap.Viewer) error {
+	if !req.Stream && req.OmitPeers && !req.ReadOnly {
+		c.w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	if s.told.allow("gone" + t.Key.String()) {
+		s.log.Info("a device whose node is gone was told to log in again", "name", t.Name, "node", t.Node, "remote", c.conn.Remote())
+	}
+	v.ID = t.Node
+	if err := s.send(c, s.maps.Gone(t, v, s.now())); err != nil || !req.Stream {
+		return err
+	}
+	end := time.NewTimer(goneHold)
+	defer end.Stop()
+	alive := time.NewTicker(keepAlivePeriod())
+	defer alive.Stop()
+	for {
+		select {
+		case <-alive.C:
+			if err := s.send(c, s.maps.KeepAlive(v)); err != nil {
+				return err
+			}
+		case <-end.C:
+			return nil
+		case <-s.hub.over:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// send writes one message within its deadline.
+func (s *Server) send(c *call, m netmap.Message) error {
+	// The client gives up on a message after 120 s, so more time is no use.
+	const slowest = 16 << 10 // bytes per second
+	limit := min(s.limits.Write+time.Duration(m.Len()/slowest)*time.Second, 110*time.Second)
+	began := time.Now()
+	c.rc.SetWriteDeadline(began.Add(limit))
+	var err error
+	for _, p := range m.Parts() {
+		if _, err = c.w.Write(p); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = c.rc.Flush()
+	}
+	if err != nil && time.Since(began) >= limit {
+		s.counts.slow.Add(1)
+		s.log.Warn("a client does not read its map; its stream ends", "machine", c.machine.ShortString(), "remote", c.conn.Remote(), "bytes", m.Len(), "after", limit)
+	}
+	if err != nil {
+		return errGone // nobody is left to be told
+	}
+	c.rc.SetWriteDeadline(time.Time{})
+	return nil
+}

@@ -1,0 +1,223 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"heddle/control/netmap"
+	"heddle/control/noise"
+	"heddle/control/pending"
+	"heddle/control/tailnet"
+
+	"github.com/go-chi/chi/v5"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+// MinVersion is the oldest capability version that may log in: Tailscale v1.80
+// of January 2025. Older clients need message forms that heddle does not speak.
+const MinVersion tailcfg.CapabilityVersion = 113
+
+// Limits bound what clients may cost. Zero fields take the defaults.
+type Limits struct {
+	Noise   noise.Limits
+	Pending pending.Limits
+
+	// Body bounds a request's body. A Hostinfo rarely has 10 KB; the default
+	// of 256 KB leaves room for an app connector with thousands of routes.
+	Body int64
+	// Decoding is how many bodies are read at a time: with Body it bounds the
+	// memory that slow senders hold. Default 256.
+	Decoding int
+	// Write is how long the client may take to accept a map message, before
+	// what its size adds. Default 30 s; then the stream ends and is counted.
+	Write time.Duration
+	// PageRate is how many requests for login pages one address may make in a minute. Default 600.
+	PageRate int
+}
+
+func (l Limits) withDefaults() Limits {
+	l.Body = cmp.Or(l.Body, 256<<10)
+	l.Decoding = cmp.Or(l.Decoding, 256)
+	l.Write = cmp.Or(l.Write, 30*time.Second)
+	l.PageRate = cmp.Or(l.PageRate, 600)
+	return l
+}
+
+// Options are what a Server needs.
+type Options struct {
+	State     *tailnet.State
+	Maps      *netmap.Encoder
+	NoiseKey  key.MachinePrivate
+	ServerURL *url.URL         // where clients reach the server; no path
+	Log       *slog.Logger     // nil discards
+	Now       func() time.Time // nil means time.Now
+	Limits    Limits
+}
+
+// Server is the clients' side of heddle. Make one with New, mount its Routes,
+// and let Run run as long as it serves.
+type Server struct {
+	state  *tailnet.State
+	maps   *netmap.Encoder
+	url    *url.URL
+	public key.MachinePublic
+	log    *slog.Logger
+	now    func() time.Time
+	limits Limits
+
+	noise    *noise.Server
+	pending  *pending.Table
+	hub      *hub
+	calls    calls
+	decoding chan struct{}
+	pages    *limiter
+	told     *limiter // log lines of one cause
+	counts   counters
+}
+
+// counters are for Stats.
+type counters struct {
+	slow, replaced, held, unheard atomic.Int64
+}
+
+// Stats are numbers for operators. All but Streams and Pending only grow.
+type Stats struct {
+	Streams  int   // map streams that are open
+	Pending  int   // logins in the table
+	Slow     int64 // streams ended because the client did not read
+	Replaced int64 // streams ended because the node opened another
+	Held     int64 // streams that had to wait because two devices share keys
+	Unheard  int64 // times that a subnet router stopped answering its probe
+}
+
+// New returns a Server. It starts nothing.
+func New(o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	l := o.Limits.withDefaults()
+	s := &Server{
+		state:    o.State,
+		maps:     o.Maps,
+		url:      o.ServerURL,
+		public:   o.NoiseKey.Public(),
+		log:      o.Log,
+		now:      o.Now,
+		limits:   l,
+		pending:  pending.New(l.Pending, o.Now),
+		hub:      newHub(),
+		decoding: make(chan struct{}, l.Decoding),
+		pages:    newLimiter(l.PageRate, time.Minute, o.Now),
+		told:     newLimiter(1, 10*time.Minute, o.Now),
+	}
+	s.noise = noise.New(noise.Options{
+		Key:     o.NoiseKey,
+		Handler: s.machineRoutes(),
+		Known:   func(m key.MachinePublic) bool { return len(s.state.Snapshot().NodesByMachine(m)) > 0 },
+		Log:     o.Log,
+		Limits:  l.Noise,
+	})
+	return s
+}
+
+// Routes mounts what the outside reaches without Noise.
+func (s *Server) Routes(r chi.Router) {
+	r.Get("/key", s.serveKey)
+	r.Post("/ts2021", s.noise.ServeHTTP)
+	r.Get("/ts2021", s.noise.ServeHTTP) // WebSocket
+	r.Post("/verify", s.serveVerify)
+	r.Get("/health", s.serveHealth)
+	r.Get("/register/{id}", s.servePage)
+	r.Get("/register/{id}/status", s.servePageStatus)
+}
+
+// Run owns the server's goroutines. When ctx ends all streams end, a few
+// seconds apart in all, and Run returns.
+func (s *Server) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	running.Go(func() { s.probeRouters(ctx) })
+	running.Go(func() {
+		// From now on the end of one client's stream is no news for the others.
+		<-ctx.Done()
+		s.hub.close()
+	})
+	err := s.noise.Run(ctx)
+	running.Wait()
+	s.hub.wait()
+	return err
+}
+
+// Stats returns the current numbers.
+func (s *Server) Stats() Stats {
+	return Stats{
+		Streams: s.hub.len(), Pending: s.pending.Len(),
+		Slow: s.counts.slow.Load(), Replaced: s.counts.replaced.Load(),
+		Held: s.counts.held.Load(), Unheard: s.counts.unheard.Load(),
+	}
+}
+
+// serveKey tells the Noise key that clients must find at the other end.
+func (s *Server) serveKey(w http.ResponseWriter, r *http.Request) {
+	// A client asks for the key again at each login as long as the legacy key
+	// is zero, although no client that may log in uses it.
+	writeJSON(w, tailcfg.OverTLSPublicKeyResponse{LegacyPublicKey: s.public, PublicKey: s.public})
+}
+
+// Admit reports whether a node key belongs to a node whose login is valid, and so may use the
+// tailnet's relays.
+func (s *Server) Admit(k key.NodePublic) bool {
+	n := s.state.Snapshot().NodeByKey(k)
+	return n != nil && !s.expired(n)
+}
+
+// expired does not wait for the timer that sets Status.Expired.
+func (s *Server) expired(n *tailnet.Node) bool {
+	return n.Status.Expired || !n.Expiry.IsZero() && !s.now().Before(n.Expiry)
+}
+
+// serveVerify answers relays of other hosts that ask whether a client is ours.
+func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
+	var req tailcfg.DERPAdmitClientRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&req); err != nil {
+		http.Error(w, "the body must be a JSON DERPAdmitClientRequest of at most 4 KB", http.StatusBadRequest)
+		return
+	}
+	writeJSON(w, tailcfg.DERPAdmitClientResponse{Allow: s.Admit(req.NodePublic)})
+}
+
+// serveHealth says whether changes can happen: it asks the writer.
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	_, err := s.state.Update(ctx, tailnet.SystemActor("health"), func(*tailnet.Tx) error { return nil })
+	w.Header().Set("Content-Type", "application/health+json")
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		io.WriteString(w, `{"status":"fail"}`+"\n")
+		return
+	}
+	io.WriteString(w, `{"status":"pass"}`+"\n")
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // an error means that the client has left
+}
+
+// gone reports whether err only says that the client has left.
+func gone(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, ctx.Err())
+}

@@ -1,0 +1,115 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"heddle/control/noise"
+	"heddle/control/tailnet"
+
+	"github.com/go-chi/chi/v5"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+// sideRoutes are the paths for single features. What heddle does not have says
+// so, in words that the client's command line shows.
+func (s *Server) sideRoutes(r chi.Router) {
+	r.Post("/machine/set-dns", endpoint(s, s.setDNS))
+	r.Post("/machine/feature/query", endpoint(s, s.queryFeature))
+	r.Post("/machine/audit-log", endpoint(s, s.auditLog))
+	r.Post("/machine/update-health", endpoint(s, s.updateHealth))
+	r.Get("/machine/whoami", s.whoAmI)
+
+	r.Post("/machine/id-token", missing("identity tokens (`tailscale id-token`)"))
+	r.Patch("/machine/set-device-attr", missing("device attributes set by devices themselves"))
+	r.Post("/machine/webclient/*", missing("the login check of the device web interface"))
+	r.HandleFunc("/machine/ssh/action/*", missing("check mode for SSH"))
+	// Clients send GET with a body to these.
+	r.HandleFunc("/machine/tka/*", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "tailnet lock is not enabled on this server", http.StatusNotImplemented)
+	})
+}
+
+// missing answers for a feature that heddle does not have.
+func missing(what string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "this server (heddle) does not have "+what, http.StatusNotImplemented)
+	}
+}
+
+// own returns the node that a side request comes from; its login must be valid.
+func (s *Server) own(c *call, k key.NodePublic) (*tailnet.Node, error) {
+	n, err := c.node(k)
+	if err != nil {
+		return nil, err
+	}
+	if s.expired(n) {
+		return nil, tailnet.Errorf(tailnet.Denied, "this device's login has expired; log in again with `tailscale up`")
+	}
+	return n, nil
+}
+
+// setDNS serves `tailscale cert`: a device wants a TXT record published that
+// proves to a certificate authority that it owns its name.
+func (s *Server) setDNS(ctx context.Context, c *call, req *tailcfg.SetDNSRequest) error {
+	n, err := s.own(c, req.NodeKey)
+	if err != nil {
+		return err
+	}
+	name := c.snap.FQDN(n)
+	if want := "_acme-challenge." + name[:len(name)-1]; req.Name != want || req.Type != "TXT" {
+		return tailnet.Errorf(tailnet.Denied, "a device may only publish the TXT record %s", want)
+	}
+	http.Error(c.w, "this server (heddle) does not publish DNS records, so it cannot help to get certificates", http.StatusNotImplemented)
+	return nil
+}
+
+// queryFeature serves `tailscale serve` and `tailscale funnel`, which ask what is still to be
+// enabled.
+func (s *Server) queryFeature(ctx context.Context, c *call, req *tailcfg.QueryFeatureRequest) error {
+	if _, err := s.own(c, req.NodeKey); err != nil {
+		return err
+	}
+	text := map[string]string{
+		"serve":  "HTTPS certificates are not available on this server (heddle). `tailscale serve --http` and `--tcp` work without.",
+		"funnel": "Funnel is not available on this server (heddle).",
+	}[req.Feature]
+	if text == "" {
+		text = fmt.Sprintf("This server (heddle) does not know the feature %.40q.", req.Feature)
+	}
+	writeJSON(c.w, tailcfg.QueryFeatureResponse{Text: text})
+	return nil
+}
+
+// auditLog keeps what a client must report, such as the reason why its person disconnected it
+// although the device's management forbids that.
+func (s *Server) auditLog(ctx context.Context, c *call, req *tailcfg.AuditLogRequest) error {
+	n, err := s.own(c, req.NodeKey)
+	if err != nil {
+		return err
+	}
+	s.log.Info("a device reports", "node", n.ID, "name", n.Name, "action", req.Action, "details", fmt.Sprintf("%.500q", req.Details))
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// updateHealth serves clients up to v1.88, which ignore the answer.
+func (s *Server) updateHealth(ctx context.Context, c *call, req *tailcfg.HealthChangeRequest) error {
+	if _, err := s.own(c, req.NodeKey); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// whoAmI serves `tailscale debug ts2021`.
+func (s *Server) whoAmI(w http.ResponseWriter, r *http.Request) {
+	conn := noise.FromContext(r.Context())
+	io.WriteString(w, "machine key "+conn.Peer().String()+"\n")
+	for _, n := range s.state.Snapshot().NodesByMachine(conn.Peer()) {
+		fmt.Fprintf(w, "node %d (%s)\n", n.ID, n.Name)
+	}
+}

@@ -1,0 +1,209 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"heddle/control/netmap"
+	"heddle/control/tailnet"
+
+	"tailscale.com/tailcfg"
+)
+
+// errGone ends a stream whose client has left.
+var errGone = errors.New("client is gone")
+
+// coalesce is the least time between two updates of one stream. The first of a
+// burst of changes goes out at once, the others together.
+const coalesce = 50 * time.Millisecond
+
+// keepAlivePeriod is the longest silence on a stream. Clients give up after
+// 120 s and load balancers after 60 s, and streams must not beat in step.
+// A timer that nobody waits for costs nothing in the runtime's own heap, so
+// each stream has one instead of sharing a wheel.
+func keepAlivePeriod() time.Duration { return 50*time.Second + rand.N(10*time.Second) }
+
+// rotationWait is how long the stream of a replaced key stays open. The client
+// closes it itself once it has its new login; told at once that its old key is
+// good no more, it would begin yet another login.
+const rotationWait = 10 * time.Second
+
+// leaveTime bounds how long a stream's end may wait for the writer.
+const leaveTime = 5 * time.Second
+
+// stream serves a map stream until the client leaves, a newer stream takes over,
+// the node is gone, or the server stops.
+func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tailcfg.MapRequest, v netmap.Viewer) error {
+	ss := newSession(n, c.conn, v)
+	live, ok := s.hub.enter(ss, s.now())
+	if !ok {
+		return tailnet.ErrStopped
+	}
+	defer s.hub.leave(ss)
+	c.w.Header().Set("Content-Type", "application/octet-stream")
+	if live != nil && !s.hold(ctx, c, ss, live) {
+		return nil
+	}
+	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { return tx.Connect(n.ID) })
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+		defer cancel()
+		_, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { tx.Disconnect(n.ID); return nil })
+		if err != nil && !errors.Is(err, tailnet.ErrStopped) {
+			s.log.Error("the end of a map stream could not be noted", "node", n.ID, "err", err)
+		}
+	}()
+	m, err := s.maps.Full(snap, v, s.now())
+	if err != nil {
+		return err
+	}
+	if err := s.send(c, m); err != nil {
+		return err
+	}
+	return s.follow(ctx, c, ss, n, snap, req.KeepAlive)
+}
+
+// hold keeps a stream waiting while another device with the same keys has its
+// turn. It reports whether the stream may go on.
+func (s *Server) hold(ctx context.Context, c *call, ss, live *session) bool {
+	s.counts.held.Add(1)
+	if s.told.allow("clone" + ss.node.String()) {
+		s.log.Warn("two devices use the keys of one node and take turns; log one of them out and in again",
+			"node", ss.node, "remote", c.conn.Remote(), "other", live.conn.Remote())
+	}
+	if s.send(c, s.maps.KeepAlive(ss.viewer)) != nil {
+		return false
+	}
+	turn := time.NewTimer(holdTime)
+	defer turn.Stop()
+	select {
+	case <-live.left:
+	case <-turn.C:
+	case <-ss.quit:
+		return false
+	case <-s.hub.over:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	s.hub.retake(ss)
+	return true
+}
+
+// follow sends what changes after the snapshot that the client has.
+func (s *Server) follow(ctx context.Context, c *call, ss *session, n *tailnet.Node, has *tailnet.Snapshot, keepAlive bool) error {
+	lastUpdate := s.now()
+	var alive <-chan time.Time
+	quiet := time.NewTimer(keepAlivePeriod())
+	defer quiet.Stop()
+	if keepAlive {
+		alive = quiet.C
+	}
+	for {
+		var m netmap.Message
+		select {
+		case <-has.Superseded():
+			if !s.rest(ctx, ss, coalesce-s.now().Sub(lastUpdate)) {
+				return nil
+			}
+			next := s.state.Snapshot()
+			if now := next.Node(n.ID); now == nil || now.Key != n.Key {
+				return s.bid(ctx, c, ss, n, now, next)
+			}
+			var changed bool
+			var err error
+			if m, changed, err = s.maps.Delta(has, next, ss.viewer, s.now()); err != nil {
+				return err
+			}
+			has = next
+			if !changed {
+				continue
+			}
+			lastUpdate = s.now()
+		case x := <-ss.extras:
+			m = s.maps.Extra(ss.viewer, x)
+		case <-alive:
+			m = s.maps.KeepAlive(ss.viewer)
+		case <-ss.quit:
+			s.counts.replaced.Add(1)
+			return nil
+		case <-s.hub.over:
+			return s.drain(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+		if err := s.send(c, m); err != nil {
+			return err
+		}
+		quiet.Reset(keepAlivePeriod())
+	}
+}
+
+// rest waits for d. It returns false if the stream is to end first.
+func (s *Server) rest(ctx context.Context, ss *session, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ss.quit:
+		s.counts.replaced.Add(1)
+		return false
+	case <-s.hub.over:
+		s.drain(ctx)
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// bid ends the stream of a key that is good no more: the node was deleted, or
+// goes on under another key (now is not nil then).
+func (s *Server) bid(ctx context.Context, c *call, ss *session, n, now *tailnet.Node, snap *tailnet.Snapshot) error {
+	if now != nil && !s.rest(ctx, ss, rotationWait) {
+		return nil
+	}
+	grave := snap.Tombstone(n.Key)
+	if grave == nil {
+		return nil
+	}
+	return s.send(c, s.maps.Gone(grave, ss.viewer, s.now()))
+}
+
+// drain keeps a stream open, but silent, until it is its turn to end: the
+// others' ends are no news, and the client would be back before the next server is up.
+func (s *Server) drain(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Connected reports whether the node has a map stream open.
+func (s *Server) Connected(id tailnet.NodeID) bool { return s.hub.of(id) != nil }
+
+// PopBrowser asks a node's client to open a URL for its person. It must be
+// https, unless the server itself is not. The error is Unavailable if the node is not
+// connected.
+func (s *Server) PopBrowser(id tailnet.NodeID, url string) error {
+	return s.sendExtra(id, netmap.Extra{PopBrowserURL: url})
+}
+
+func (s *Server) sendExtra(id tailnet.NodeID, x netmap.Extra) error {
+	ss := s.hub.of(id)
+	if ss == nil {
+		return tailnet.Errorf(tailnet.Unavailable, "node %d is not connected", id)
+	}
+	select {
+	case ss.extras <- x:
+		return nil
+	default:
+		return tailnet.Errorf(tailnet.Unavailable, "node %d is connected but does not read what it is sent", id)
+	}
+}
