@@ -2,7 +2,6 @@ package netmap_test
 
 import (
 	"fmt"
-	"net/netip"
 	"testing"
 
 	"heddle/control/netmap"
@@ -13,16 +12,6 @@ import (
 func benchFleet(b *testing.B, n int) (*fleet, []tailnet.NodeID) {
 	f := newFleet(b, 3)
 	return f, f.crowd(n, []tailnet.UserID{f.user("u0", policy.Owner), f.user("u1", policy.Member)})
-}
-
-// report changes a node's endpoints.
-func (f *fleet) report(id tailnet.NodeID, port int) {
-	n := f.snap().Node(id)
-	f.update(func(tx *tailnet.Tx) error {
-		return tx.Report(id, tailnet.Update{Disco: n.Report.Disco, CapVer: n.Report.CapVer, Endpoints: []netip.AddrPort{
-			netip.AddrPortFrom(netip.MustParseAddr("192.0.2.77"), uint16(port)),
-		}})
-	})
 }
 
 // BenchmarkFull is a full map while nothing changes: shared frames are copied.

@@ -153,8 +153,16 @@ type nodeDelta struct {
 	old, new *tailnet.Node
 
 	once    sync.Once
+	checked sync.Once
+	fine    bool   // it can be encoded, before and after
 	lasting bool   // the part that no patch can change is equal, as far as it is the node's own
 	patch   []byte // the rest, for whom that is enough; maybe empty
+}
+
+// good reports whether the node can be encoded before and after.
+func (n *nodeDelta) good(before, after *vantage) bool {
+	n.checked.Do(func() { n.fine = before.good(n.old) && after.good(n.new) })
+	return n.fine
 }
 
 func (n *nodeDelta) id() tailnet.NodeID {
@@ -300,7 +308,7 @@ func (c *changes) add(a sight) {
 func (c *changes) note(e *Encoder, d *diff, n *nodeDelta, before, after *vantage) {
 	if !d.policy && !d.primaries && !d.base && n.old != nil && n.new != nil {
 		// All copies of it have changed alike.
-		if patch, ok := n.patches(); ok && before.good(n.old) && after.good(n.new) {
+		if patch, ok := n.patches(); ok && n.good(before, after) {
 			if len(patch) > 0 && after.sees(n.new) {
 				c.patches.add(n.id(), patch)
 			}

@@ -103,7 +103,7 @@ func (e *Encoder) Full(s *tailnet.Snapshot, v Viewer, now time.Time) (Message, e
 		return Message{}, tailnet.Errorf(tailnet.NotFound, "no node with ID %d", v.ID)
 	}
 	c := s.Policy().Compiled
-	if err := (sight{node: n, v4off: c.IPv4Off(policy.NodeID(v.ID))}).check(s.DNS().BaseDomain); err != nil {
+	if err := (sight{node: n, v4off: c.IPv4Off(policy.NodeID(v.ID))}).check(s); err != nil {
 		return Message{}, &tailnet.Error{Code: tailnet.Internal, Msg: "this device cannot be described to clients; rename it or log in again", Err: err}
 	}
 	b := newBuilder(v.Plain)
@@ -145,7 +145,8 @@ func (e *Encoder) Full(s *tailnet.Snapshot, v Viewer, now time.Time) (Message, e
 
 // Delta returns what is new for the viewer in to, given that it knows all of
 // from. If changed is false there is nothing to send. The error is NotFound if
-// the viewer is not in to any more: it is to be sent Gone.
+// the viewer is not in to any more: it is to be sent Gone. That its key is
+// still the one of the session is for the caller to see to.
 func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m Message, changed bool, err error) {
 	if from.Version() == to.Version() {
 		return Message{}, false, nil

@@ -143,6 +143,16 @@ func (f *fleet) join(u tailnet.UserID, name string, routes ...string) tailnet.No
 	return id
 }
 
+// report changes a node's endpoints.
+func (f *fleet) report(id tailnet.NodeID, port int) {
+	n := f.snap().Node(id)
+	f.update(func(tx *tailnet.Tx) error {
+		return tx.Report(id, tailnet.Update{Disco: n.Report.Disco, CapVer: n.Report.CapVer, Endpoints: []netip.AddrPort{
+			netip.AddrPortFrom(netip.MustParseAddr("192.0.2.77"), uint16(port)),
+		}})
+	})
+}
+
 // crowd joins many nodes at once; each has an owner, and every twentieth is a subnet router.
 func (f *fleet) crowd(n int, owners []tailnet.UserID) []tailnet.NodeID {
 	f.t.Helper()

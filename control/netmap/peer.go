@@ -64,22 +64,30 @@ func addresses(n *tailnet.Node, v4off bool) []netip.Prefix {
 	return a.Prefixes()
 }
 
-// check returns why clients could not understand the node; such a node is left
-// out of maps, so that all the rest of them works.
-func (a sight) check(base string) error {
+// check returns why clients could not understand the node, or would be confused
+// by it; such a node is left out of maps, so that all the rest of them works.
+func (a sight) check(s *tailnet.Snapshot) error {
 	n := a.node
+	addrs := addresses(n, a.v4off)
 	switch {
 	case n.ID <= 0:
 		return errors.New("its ID is not positive")
 	case n.Key.IsZero():
 		return errors.New("it has no key")
-	case len(addresses(n, a.v4off)) == 0:
+	case s.NodeByKey(n.Key) != n:
+		return errors.New("another node has its key")
+	case len(addrs) == 0:
 		return errors.New("it has no address")
+	}
+	for _, p := range addrs {
+		if s.NodeByIP(p.Addr()) != n {
+			return fmt.Errorf("another node has its address %v", p.Addr())
+		}
 	}
 	if err := dnsname.ValidLabel(n.Name); err != nil {
 		return fmt.Errorf("its name: %w", err)
 	}
-	if l := len(fqdn(n.Name, base)); l > 254 { // final dot included
+	if l := len(fqdn(n.Name, s.DNS().BaseDomain)); l > 254 { // final dot included
 		return fmt.Errorf("its full name has %d bytes; DNS allows 253", l-1)
 	}
 	for _, t := range []time.Time{n.Expiry, n.Status.LastSeen} {
@@ -214,16 +222,49 @@ func withoutExit(routes []netip.Prefix) []netip.Prefix {
 // appendHostinfo writes what clients read of a peer's Hostinfo. The rest is
 // nobody's business, and would change more often.
 func appendHostinfo(b []byte, h *tailcfg.Hostinfo) []byte {
-	seen := tailcfg.Hostinfo{
-		OS: h.OS, Hostname: h.Hostname, SSH_HostKeys: h.SSH_HostKeys, Location: h.Location, ShareeNode: h.ShareeNode,
+	b = append(b, `{"OS":`...)
+	b = appendString(b, h.OS)
+	b = append(b, `,"Hostname":`...)
+	b = appendString(b, h.Hostname)
+	if h.ShareeNode {
+		b = append(b, `,"ShareeNode":true`...)
 	}
-	for _, s := range h.Services {
+	b = appendServices(b, h.Services)
+	if len(h.SSH_HostKeys) > 0 {
+		b = append(b, `,"sshHostKeys":`...)
+		b = appendStrings(b, h.SSH_HostKeys)
+	}
+	if h.Location != nil {
+		b = append(b, `,"Location":`...)
+		b = appendValue(b, h.Location, "null")
+	}
+	return append(b, '}')
+}
+
+// appendServices writes where the node's peer API listens.
+func appendServices(b []byte, list []tailcfg.Service) []byte {
+	start := len(b)
+	b = append(b, `,"Services":[`...)
+	empty := len(b)
+	for _, s := range list {
 		switch s.Proto {
 		case tailcfg.PeerAPI4, tailcfg.PeerAPI6, tailcfg.PeerAPIDNS:
-			seen.Services = append(seen.Services, s)
+		default:
+			continue
 		}
+		if len(b) > empty {
+			b = append(b, ',')
+		}
+		b = append(b, `{"Proto":`...)
+		b = appendString(b, string(s.Proto))
+		b = append(b, `,"Port":`...)
+		b = appendInt(b, int(s.Port))
+		b = append(b, '}')
 	}
-	return appendValue(b, &seen, "{}")
+	if len(b) == empty {
+		return b[:start]
+	}
+	return append(b, ']')
 }
 
 // appendPatches writes the difference between two states of a peer whose

@@ -91,12 +91,23 @@ func (f *fleet) step(users []tailnet.UserID) string {
 		err = f.try(func(tx *tailnet.Tx) error { return tx.Connect(n.ID) })
 	case 15:
 		err = f.try(func(tx *tailnet.Tx) error { tx.SetAnswering(n.ID, r.IntN(2) == 0); return nil })
+	default:
+		err = f.settle(what, n, users)
+	}
+	return fmt.Sprint(what, " ", err)
+}
+
+// settle changes what an admin may.
+func (f *fleet) settle(what int, n *tailnet.Node, users []tailnet.UserID) error {
+	r := f.rnd
+	pick := func(list ...string) string { return list[r.IntN(len(list))] }
+	switch what {
 	case 16:
-		err = f.try(func(tx *tailnet.Tx) error { return tx.SetTags(n.ID, []string{pick("tag:x", "tag:y")}) })
+		return f.try(func(tx *tailnet.Tx) error { return tx.SetTags(n.ID, []string{pick("tag:x", "tag:y")}) })
 	case 17:
-		err = f.try(func(tx *tailnet.Tx) error { return tx.SetPolicy(pick(policies...), "") })
+		return f.try(func(tx *tailnet.Tx) error { return tx.SetPolicy(pick(policies...), "") })
 	case 18:
-		err = f.try(func(tx *tailnet.Tx) error {
+		return f.try(func(tx *tailnet.Tx) error {
 			switch r.IntN(3) {
 			case 0:
 				return tx.SetDERPMap(derpMap(1 + r.IntN(3)))
@@ -106,11 +117,11 @@ func (f *fleet) step(users []tailnet.UserID) string {
 			return tx.SetDNSPins(tailnet.DNSPins{BaseDomain: pick("tail.test", "other.test")})
 		})
 	case 19:
-		err = f.try(func(tx *tailnet.Tx) error {
+		return f.try(func(tx *tailnet.Tx) error {
 			return tx.RenameUser(users[r.IntN(len(users))], fmt.Sprint("u", r.IntN(5)))
 		})
 	}
-	return fmt.Sprint(what, " ", err)
+	return nil
 }
 
 // session is a viewer with what it was sent.

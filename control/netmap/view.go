@@ -37,7 +37,7 @@ func (v *vantage) base() string { return v.s.DNS().BaseDomain }
 
 // good reports whether the node itself can be encoded.
 func (v *vantage) good(n *tailnet.Node) bool {
-	return sight{node: n, v4off: v.compiled().IPv4Off(policy.NodeID(n.ID))}.check(v.base()) == nil
+	return sight{node: n, v4off: v.compiled().IPv4Off(policy.NodeID(n.ID))}.check(v.s) == nil
 }
 
 // look returns what the class sees of n; ok is false if it does not see it, or
@@ -51,7 +51,7 @@ func (v *vantage) look(e *Encoder, n *tailnet.Node) (_ sight, ok bool) {
 		eye = v.other()
 	}
 	a := look(v.s, eye, n)
-	if err := a.check(v.base()); err != nil {
+	if err := a.check(v.s); err != nil {
 		e.leftOut(n, err)
 		return sight{}, false
 	}
