@@ -26,11 +26,12 @@ type hub struct {
 
 type slot struct {
 	live, held *session
-	swaps      int // live streams replaced from another connection, since
-	since      time.Time
+	swaps      int // times in a row that another connection came while the stream lived
+	swapped    time.Time
 }
 
 const (
+	// swapWindow is how close together swaps are in a row; longer than holdTime.
 	swapWindow = time.Minute
 	// maxSwaps leaves room for a client on a bad network, which dials again and again.
 	maxSwaps = 5
@@ -76,9 +77,10 @@ func (h *hub) enter(ss *session, now time.Time) (live *session, ok bool) {
 		h.slots[ss.node] = s
 	}
 	if s.live != nil && s.live.conn != ss.conn {
-		if now.Sub(s.since) > swapWindow {
-			s.since, s.swaps = now, 0
+		if now.Sub(s.swapped) > swapWindow {
+			s.swaps = 0
 		}
+		s.swapped = now
 		if s.swaps++; s.swaps > maxSwaps {
 			if s.held != nil {
 				close(s.held.quit)

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"heddle/control/noise"
@@ -35,8 +34,6 @@ type probe struct {
 
 // probeRouters asks until ctx ends.
 func (s *Server) probeRouters(ctx context.Context) {
-	var pings sync.WaitGroup
-	defer pings.Wait()
 	probes := map[tailnet.NodeID]*probe{}
 	tick := time.NewTicker(probeTick)
 	defer tick.Stop()
@@ -52,7 +49,7 @@ func (s *Server) probeRouters(ctx context.Context) {
 			switch now := s.now(); {
 			case p.asked.IsZero() && !now.Before(p.next):
 				p.heard, p.asked, p.next = p.conn.Heard(), now, now.Add(probeEvery)
-				pings.Go(p.conn.Ping) // which may block on a connection that is stuck
+				s.pings.Go(p.conn.Ping)
 			case p.asked.IsZero():
 			case p.conn.Heard() != p.heard:
 				p.asked = time.Time{}

@@ -83,6 +83,7 @@ type Server struct {
 	pages    *limiter
 	told     *limiter // log lines of one cause
 	counts   counters
+	pings    sync.WaitGroup // writes of pings, which may block until their connection ends
 }
 
 // counters are for Stats.
@@ -157,6 +158,7 @@ func (s *Server) Run(ctx context.Context) error {
 	err := s.noise.Run(ctx)
 	running.Wait()
 	s.hub.wait()
+	s.pings.Wait()
 	return err
 }
 

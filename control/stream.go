@@ -79,17 +79,29 @@ func (s *Server) hold(ctx context.Context, c *call, ss, live *session) bool {
 	if s.send(c, s.maps.KeepAlive(ss.viewer)) != nil {
 		return false
 	}
+	// If the other stream is only what is left of this client's last
+	// connection, nobody answers there.
+	heard := live.conn.Heard()
+	s.pings.Go(live.conn.Ping)
+	answer := time.NewTimer(probePatience)
+	defer answer.Stop()
 	turn := time.NewTimer(holdTime)
 	defer turn.Stop()
-	select {
-	case <-live.left:
-	case <-turn.C:
-	case <-ss.quit:
-		return false
-	case <-s.hub.over:
-		return false
-	case <-ctx.Done():
-		return false
+	for waiting := true; waiting; {
+		select {
+		case <-answer.C:
+			waiting = live.conn.Heard() != heard
+		case <-live.left:
+			waiting = false
+		case <-turn.C:
+			waiting = false
+		case <-ss.quit:
+			return false
+		case <-s.hub.over:
+			return false
+		case <-ctx.Done():
+			return false
+		}
 	}
 	s.hub.retake(ss)
 	return true

@@ -34,9 +34,49 @@ type Client struct {
 	from netip.Addr
 	http *http.Client
 
-	mu     sync.Mutex
-	frozen chan struct{} // not nil while frozen; closed to thaw
-	conns  []net.Conn
+	mu    sync.Mutex
+	gate  *gate   // of the connections to come
+	gates []*gate // all
+	conns []net.Conn
+}
+
+// gate stops the reads of connections while it is shut.
+type gate struct {
+	mu   sync.Mutex
+	shut chan struct{} // not nil while shut; closed to open it
+}
+
+func (g *gate) set(shut bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case shut && g.shut == nil:
+		g.shut = make(chan struct{})
+	case !shut && g.shut != nil:
+		close(g.shut)
+		g.shut = nil
+	}
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	shut := g.shut
+	g.mu.Unlock()
+	if shut != nil {
+		<-shut
+	}
+}
+
+// gated is a connection behind a gate.
+type gated struct {
+	net.Conn
+	gate *gate
+}
+
+func (c gated) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.gate.pass()
+	return n, err
 }
 
 // Client returns a new device of that hostname. Its connections end with the test.
@@ -73,11 +113,13 @@ func (c *Client) Reconnect() {
 
 // Kill closes all connections, as the kernel does for a killed process.
 func (c *Client) Kill() {
-	c.Thaw()
 	c.mu.Lock()
-	conns := c.conns
+	conns, gates := c.conns, c.gates
 	c.conns = nil
 	c.mu.Unlock()
+	for _, g := range gates {
+		g.set(false)
+	}
 	for _, conn := range conns {
 		conn.Close()
 	}
@@ -85,39 +127,29 @@ func (c *Client) Kill() {
 }
 
 // Freeze stops the client from reading, as SIGSTOP does: what it is sent piles up in buffers.
-func (c *Client) Freeze() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.frozen == nil {
-		c.frozen = make(chan struct{})
-	}
-}
+func (c *Client) Freeze() { c.currentGate().set(true) }
 
 // Thaw ends a Freeze.
-func (c *Client) Thaw() {
+func (c *Client) Thaw() { c.currentGate().set(false) }
+
+// Lose makes the client use new connections, and the server hear nothing of
+// the old ones, not even their end: as when a phone changes networks.
+func (c *Client) Lose() {
+	c.Freeze()
+	c.mu.Lock()
+	c.gate = nil
+	c.mu.Unlock()
+	c.Reconnect()
+}
+
+func (c *Client) currentGate() *gate {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.frozen != nil {
-		close(c.frozen)
-		c.frozen = nil
+	if c.gate == nil {
+		c.gate = new(gate)
+		c.gates = append(c.gates, c.gate)
 	}
-}
-
-// freezer is a connection whose reads stop while its client is frozen.
-type freezer struct {
-	net.Conn
-	c *Client
-}
-
-func (f freezer) Read(p []byte) (int, error) {
-	n, err := f.Conn.Read(p)
-	f.c.mu.Lock()
-	frozen := f.c.frozen
-	f.c.mu.Unlock()
-	if frozen != nil {
-		<-frozen
-	}
-	return n, err
+	return c.gate
 }
 
 // dial opens a Noise connection.
@@ -143,7 +175,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		raw.Close()
 		return nil, fmt.Errorf("upgrade: %s: %s", res.Status, body)
 	}
-	conn, err := finish(ctx, freezer{buffered{raw, br}, c})
+	conn, err := finish(ctx, gated{buffered{raw, br}, c.currentGate()})
 	if err != nil {
 		raw.Close()
 		return nil, err
@@ -171,6 +203,15 @@ func (c *Client) Do(ctx context.Context, method, path string, body any) (*http.R
 		}
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "https://heddle.test"+path, bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	return c.http.Do(req)
+}
+
+// Upload sends a request whose body is still being made.
+func (c *Client) Upload(ctx context.Context, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, "POST", "https://heddle.test"+path, body)
 	if err != nil {
 		return nil, err
 	}
