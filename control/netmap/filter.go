@@ -108,11 +108,26 @@ func (e *Encoder) sameGroup(a, b policy.FilterGroup) bool {
 }
 
 func (e *Encoder) sameRule(a, b tailcfg.FilterRule) bool {
-	sameSources := len(a.SrcIPs) == len(b.SrcIPs) && (len(a.SrcIPs) == 0 || &a.SrcIPs[0] == &b.SrcIPs[0] || slices.Equal(a.SrcIPs, b.SrcIPs))
-	if !sameSources || !slices.EqualFunc(a.DstPorts, b.DstPorts, samePorts) || !slices.Equal(a.IPProto, b.IPProto) || len(a.CapGrant) != len(b.CapGrant) {
+	if !e.sameSources(a.SrcIPs, b.SrcIPs) || !slices.EqualFunc(a.DstPorts, b.DstPorts, samePorts) ||
+		!slices.Equal(a.IPProto, b.IPProto) || len(a.CapGrant) != len(b.CapGrant) {
 		return false
 	}
 	return len(a.CapGrant) == 0 || bytes.Equal(e.ruleText(a).rest, e.ruleText(b).rest)
+}
+
+// sameSources compares lists by where they are, and long ones by their
+// pieces, since all nodes of the tailnet may come with the same question.
+func (e *Encoder) sameSources(a, b []string) bool {
+	const long = 16
+	switch {
+	case len(a) != len(b):
+		return false
+	case len(a) == 0 || &a[0] == &b[0]:
+		return true
+	case len(a) <= long:
+		return slices.Equal(a, b)
+	}
+	return changedPiece(e.sources(a), e.sources(b)) == nil
 }
 
 func samePorts(a, b tailcfg.NetPortRange) bool {
