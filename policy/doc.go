@@ -92,6 +92,18 @@ func Parse(src []byte) (*Doc, error) {
 	return newDoc(p), nil
 }
 
+// ParseStored reads a policy that was accepted before, maybe by another version
+// of this program. The Doc is never nil: entries that are refused now are left
+// out, so it allows nothing that the text does not, and a text that cannot be
+// read allows nothing at all. The error is that of Parse, for the operator.
+func ParseStored(src []byte) (*Doc, error) {
+	p, err := syntax.Parse(src)
+	if p == nil {
+		p = syntax.Nothing()
+	}
+	return newDoc(p), err
+}
+
 // AllowAll returns the policy of a tailnet that has none: every node may reach
 // every other, no tag has an owner.
 func AllowAll() *Doc { return newDoc(syntax.Empty()) }

@@ -648,3 +648,37 @@ func TestTotal(t *testing.T) {
 		t.Error("an unknown node has a filter")
 	}
 }
+
+// TestParseStored: what is refused is left out and nothing more is allowed.
+func TestParseStored(t *testing.T) {
+	const ok = `{"action": "accept", "src": ["bob@example.com"], "dst": ["one:22"]}`
+	for _, c := range []struct {
+		name, text string
+		want       []policy.NodeID // that node 5 sees
+		fine       bool
+	}{
+		{"fine", `{` + definitions + `"acls": [` + ok + `]}`, []policy.NodeID{3}, true},
+		{"open", `{` + definitions + `}`, []policy.NodeID{1, 2, 3, 4, 6, 7, 8}, true},
+		{"open with a refused ssh rule", `{"ssh": [{}]}`, []policy.NodeID{1, 2, 3, 4, 6, 7, 8}, false},
+		{"not open by a misspelling", `{"acl": []}`, nil, false},
+		{"unreadable", `{"acls": [`, nil, false},
+		{"not an object", `[]`, nil, false},
+		{"a refused rule", `{` + definitions + `"acls": [{"action": "deny", "src": ["*"], "dst": ["*:*"]}, ` + ok + `]}`, []policy.NodeID{3}, false},
+		{"a refused part of a rule", `{` + definitions + `"acls": [{"action": "accept", "src": ["*", "svc:x"], "dst": ["*:*", "one:1"]}, ` + ok + `]}`, []policy.NodeID{3}, false},
+		{"a refused grant", `{` + definitions + `"acls": [` + ok + `], "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "later": 1}]}`, []policy.NodeID{3}, false},
+		{"a refused posture", `{` + definitions + `"postures": {"posture:x": ["node:os == 'linux'", "falcon:x > 1"]},
+			"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "srcPosture": ["posture:x"]}, ` + ok + `]}`, []policy.NodeID{3}, false},
+		{"a refused default posture", `{` + definitions + `"defaultSrcPosture": ["posture:x"], "acls": [` + ok + `]}`, nil, false},
+		{"a refused ipset", `{"hosts": {"one": "100.64.0.5"}, "ipsets": {"ipset:x": ["100.64.0.0/16", "remove svc:x"]},
+			"acls": [{"action": "accept", "src": ["ipset:x"], "dst": ["*:*"]}, ` + ok + `]}`, []policy.NodeID{3}, false},
+	} {
+		doc, err := policy.ParseStored([]byte(c.text))
+		if (err == nil) != c.fine {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		tn := small()
+		if diff := cmp.Diff(c.want, seen(policy.Compile(doc, tn), tn, 5)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}

@@ -12,7 +12,9 @@ import (
 var attrFields = newSchema("nodeAttrs entry", "target", "attr", "app", "ipPool")
 
 func (p *parser) nodeAttrs(v *hujson.Value) {
-	p.elements(v, "nodeAttrs", func(v *hujson.Value) {
+	kept := 0
+	p.entries(v, "nodeAttrs", func(v *hujson.Value) {
+		kept = len(p.d.Attrs)
 		r := Attr{Caps: tailcfg.NodeCapMap{}}
 		p.fields(v, attrFields, func(name string, v *hujson.Value) {
 			switch name {
@@ -32,7 +34,7 @@ func (p *parser) nodeAttrs(v *hujson.Value) {
 			}
 		})
 		p.d.Attrs = append(p.d.Attrs, r)
-	})
+	}, func() { p.d.Attrs = p.d.Attrs[:kept] })
 }
 
 // attrApp reads app values of a node: capability name to a list of values.

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/tailscale/hujson"
-	"go4.org/netipx"
 	"tailscale.com/tailcfg"
 )
 
@@ -16,8 +15,12 @@ var topLevel = newSchema("policy",
 	"tests", "sshTests", "derpMap", "randomizeClientPort", "disableIPv4", "OneCGNATRoute")
 
 // Parse reads a policy. The error is an Errors with all problems found, in the
-// order of the text. What cannot be judged without the tailnet (domains, groups
-// of the identity provider) is left to Deferred.
+// order of the text. What cannot be judged without the tailnet is left to
+// Deferred.
+//
+// A text that can be read at all gives a Policy even if there are problems:
+// one without the entries that have them, which never allows more than the
+// text does to a reader who understands all of it.
 func Parse(src []byte) (*Policy, error) {
 	p := &parser{reader: newReader(src), d: newPolicy()}
 	root, err := p.parse()
@@ -29,6 +32,7 @@ func Parse(src []byte) (*Policy, error) {
 	}
 	sections := map[string]*hujson.Value{}
 	p.fields(root, topLevel, func(name string, v *hujson.Value) { sections[name] = v })
+	p.d.Open = sections["acls"] == nil && sections["grants"] == nil && p.noted == 0
 	read := func(name string, fn func(v *hujson.Value)) {
 		if v := sections[name]; v != nil {
 			fn(v)
@@ -40,10 +44,15 @@ func Parse(src []byte) (*Policy, error) {
 	read("hosts", p.hosts)
 	read("ipsets", p.ipsets)
 	read("postures", p.postures)
+	before := p.noted
 	read("defaultSrcPosture", func(v *hujson.Value) { p.defaultCheck = p.check("defaultSrcPosture", v) })
+	unchecked := p.noted > before
 	read("tagOwners", p.tagOwners)
 	read("acls", p.acls)
 	read("grants", p.grants)
+	if unchecked {
+		p.d.Rules = nil // which of them it was to narrow is not known
+	}
 	read("ssh", p.sshRules)
 	read("autoApprovers", p.autoApprovers)
 	read("nodeAttrs", p.nodeAttrs)
@@ -53,13 +62,7 @@ func Parse(src []byte) (*Policy, error) {
 	read("randomizeClientPort", func(v *hujson.Value) { p.d.RandomizeClientPort = p.boolean(v, "randomizeClientPort") })
 	read("disableIPv4", func(v *hujson.Value) { p.d.DisableIPv4 = p.boolean(v, "disableIPv4") })
 	read("OneCGNATRoute", p.oneCGNAT)
-	if sections["acls"] == nil && sections["grants"] == nil {
-		p.d.Open = true
-	}
-	if err := p.result(); err != nil {
-		return nil, err
-	}
-	return p.d, nil
+	return p.d, p.result()
 }
 
 // tagNames reads only which tags there are: owners may be tags.
@@ -68,7 +71,7 @@ func (p *parser) tagNames(v *hujson.Value) {
 		if msg := badTag(key.s); msg != "" {
 			p.fail(key.off, "tagOwners[%q]: %s", key.s, msg)
 		}
-		p.d.TagOwners[key.s] = nil
+		p.d.TagOwners[key.s] = nil // also if bad: one problem is enough
 	})
 }
 
@@ -107,10 +110,10 @@ func (p *parser) tagOwners(v *hujson.Value) {
 // memberProblems reports whether reading the members of v a second time would
 // repeat problems that were noted the first time.
 func (p *parser) memberProblems(v *hujson.Value) bool {
-	before := len(p.errs)
+	errs, noted := len(p.errs), p.noted
 	p.members(v, "", func(text, *hujson.Value) {})
-	bad := len(p.errs) > before
-	p.errs = p.errs[:before]
+	bad := p.noted > noted
+	p.errs, p.noted = p.errs[:errs], noted
 	return bad
 }
 
@@ -161,78 +164,6 @@ func (p *parser) hosts(v *hujson.Value) {
 	})
 }
 
-// ipsets resolves sets that may name each other, in any order but not in a
-// circle. Elements are added, or with "remove" taken away, in order.
-func (p *parser) ipsets(v *hujson.Value) {
-	type def struct {
-		key      text
-		elements []text
-		state    int // 0 new, 1 being resolved, 2 done
-	}
-	defs := map[string]*def{}
-	var order []*def
-	p.members(v, "ipsets", func(key text, v *hujson.Value) {
-		if !strings.HasPrefix(key.s, "ipset:") || len(key.s) == len("ipset:") {
-			p.fail(key.off, "ipsets[%q]: names start with 'ipset:'", key.s)
-			return
-		}
-		defs[key.s] = &def{key: key, elements: p.strs(v, "ipsets["+key.s+"]")}
-		order = append(order, defs[key.s])
-	})
-	total := 0
-	var resolve func(d *def, depth int)
-	resolve = func(d *def, depth int) {
-		d.state = 1
-		var b netipx.IPSetBuilder
-		for _, e := range d.elements {
-			s := strings.TrimSpace(e.s)
-			remove := false
-			if rest, ok := strings.CutPrefix(s, "remove "); ok {
-				s, remove = strings.TrimSpace(rest), true
-			} else if rest, ok := strings.CutPrefix(s, "add "); ok {
-				s = strings.TrimSpace(rest)
-			}
-			if other := defs[s]; other != nil {
-				if other.state == 1 || depth >= maxNesting {
-					p.fail(e.off, "ipsets[%q]: %q goes in a circle", d.key.s, s)
-					continue
-				}
-				if other.state == 0 {
-					resolve(other, depth+1)
-				}
-			}
-			t, err := p.d.Lookup(s)
-			if err != nil || t.Kind&(Prefix|Host|IPSet) == 0 {
-				p.fail(e.off, "ipsets[%q]: %q is not an address, a CIDR, a range, a host or another ipset", d.key.s, s)
-				continue
-			}
-			for _, pre := range t.Prefixes {
-				if remove {
-					b.RemovePrefix(pre)
-				} else {
-					b.AddPrefix(pre)
-				}
-			}
-			if total += len(t.Prefixes); total > maxExpanded {
-				p.fail(e.off, "ipsets: more than %d prefixes in all", maxExpanded)
-				break
-			}
-		}
-		set, err := b.IPSet()
-		if err != nil {
-			p.fail(d.key.off, "ipsets[%q]: %v", d.key.s, err)
-		} else {
-			p.d.IPSets[d.key.s] = set.Prefixes()
-		}
-		d.state = 2
-	}
-	for _, d := range order {
-		if d.state == 0 {
-			resolve(d, 0)
-		}
-	}
-}
-
 var approverFields = newSchema("autoApprovers", "routes", "exitNode", "services")
 
 func (p *parser) autoApprovers(v *hujson.Value) {
@@ -243,12 +174,15 @@ func (p *parser) autoApprovers(v *hujson.Value) {
 		case "routes":
 			p.members(v, "autoApprovers.routes", func(key text, v *hujson.Value) {
 				field := "autoApprovers.routes[" + key.s + "]"
+				before := p.noted
 				prefix, err := netip.ParsePrefix(strings.TrimSpace(key.s))
 				if err != nil {
 					p.fail(key.off, "%s: %q is not a CIDR", field, key.s)
 				}
 				ids, _ := p.selectors(field, p.strs(v, field), approvals)
-				p.d.Routes = append(p.d.Routes, RouteApprover{prefix.Masked(), ids})
+				if p.noted == before {
+					p.d.Routes = append(p.d.Routes, RouteApprover{prefix.Masked(), ids})
+				}
 			})
 		case "services":
 			p.members(v, "autoApprovers.services", func(key text, v *hujson.Value) {

@@ -158,6 +158,9 @@ func Empty() *Policy {
 	return p
 }
 
+// Nothing is a policy that allows nothing.
+func Nothing() *Policy { return newPolicy() }
+
 func (p *Policy) tagDefined(tag string) bool {
 	_, ok := p.TagOwners[tag]
 	return ok

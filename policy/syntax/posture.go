@@ -24,6 +24,7 @@ var postureAttrs = map[string]bool{
 
 func (p *parser) postures(v *hujson.Value) {
 	p.members(v, "postures", func(key text, v *hujson.Value) {
+		before := p.noted
 		if !strings.HasPrefix(key.s, "posture:") || len(key.s) == len("posture:") {
 			p.fail(key.off, "postures[%q]: names start with 'posture:'", key.s)
 		}
@@ -40,6 +41,9 @@ func (p *parser) postures(v *hujson.Value) {
 		}
 		if empty {
 			p.fail(key.off, "postures[%q] has no condition", key.s)
+		}
+		if p.noted > before { // a part of it would be satisfied too easily
+			conds = []Condition{{Op: "IS SET"}}
 		}
 		p.d.Postures[key.s] = conds
 	})

@@ -15,7 +15,9 @@ var (
 )
 
 func (p *parser) acls(v *hujson.Value) {
-	p.elements(v, "acls", func(v *hujson.Value) {
+	kept := 0
+	p.entries(v, "acls", func(v *hujson.Value) {
+		kept = len(p.d.Rules)
 		var src, dst []text
 		var action, proto text
 		check := p.defaultCheck
@@ -45,7 +47,7 @@ func (p *parser) acls(v *hujson.Value) {
 			p.fail(proto.off, "%v", err)
 		}
 		p.acl(v, src, dst, protos, check)
-	})
+	}, func() { p.d.Rules = p.d.Rules[:kept] })
 }
 
 // acl adds one rule per distinct port list of the entry's destinations.
@@ -122,7 +124,9 @@ type grant struct {
 }
 
 func (p *parser) grants(v *hujson.Value) {
-	p.elements(v, "grants", func(v *hujson.Value) {
+	kept := 0
+	p.entries(v, "grants", func(v *hujson.Value) {
+		kept = len(p.d.Rules)
 		g := grant{check: p.defaultCheck}
 		p.fields(v, grantFields, func(name string, v *hujson.Value) {
 			switch name {
@@ -141,7 +145,7 @@ func (p *parser) grants(v *hujson.Value) {
 			}
 		})
 		p.grant(v, g)
-	})
+	}, func() { p.d.Rules = p.d.Rules[:kept] })
 }
 
 func (p *parser) grant(v *hujson.Value, g grant) {

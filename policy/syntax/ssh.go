@@ -24,7 +24,9 @@ type sshText struct {
 }
 
 func (p *parser) sshRules(v *hujson.Value) {
-	p.elements(v, "ssh", func(v *hujson.Value) {
+	kept := 0
+	p.entries(v, "ssh", func(v *hujson.Value) {
+		kept = len(p.d.SSH)
 		var t sshText
 		p.fields(v, sshFields, func(name string, v *hujson.Value) {
 			switch name {
@@ -56,7 +58,7 @@ func (p *parser) sshRules(v *hujson.Value) {
 			}
 		})
 		p.sshRule(v, t)
-	})
+	}, func() { p.d.SSH = p.d.SSH[:kept] })
 }
 
 func (p *parser) sshRule(v *hujson.Value, t sshText) {

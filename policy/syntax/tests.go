@@ -45,7 +45,9 @@ func (p *parser) placedList(v *hujson.Value, what string) []Placed {
 }
 
 func (p *parser) accessTests(v *hujson.Value) {
-	p.elements(v, "tests", func(v *hujson.Value) {
+	kept := 0
+	p.entries(v, "tests", func(v *hujson.Value) {
+		kept = len(p.d.Tests)
 		t := Test{At: p.placed(text{off: v.StartOffset})}
 		p.fields(v, testFields, func(name string, v *hujson.Value) {
 			switch name {
@@ -65,7 +67,7 @@ func (p *parser) accessTests(v *hujson.Value) {
 			}
 		})
 		p.d.Tests = append(p.d.Tests, t)
-	})
+	}, func() { p.d.Tests = p.d.Tests[:kept] })
 }
 
 func (p *parser) postureAttrs(v *hujson.Value) map[string]any {
@@ -82,7 +84,9 @@ func (p *parser) postureAttrs(v *hujson.Value) map[string]any {
 }
 
 func (p *parser) sshTests(v *hujson.Value) {
-	p.elements(v, "sshTests", func(v *hujson.Value) {
+	kept := 0
+	p.entries(v, "sshTests", func(v *hujson.Value) {
+		kept = len(p.d.SSHTests)
 		t := SSHTest{At: p.placed(text{off: v.StartOffset})}
 		p.fields(v, sshTestFields, func(name string, v *hujson.Value) {
 			switch name {
@@ -102,5 +106,5 @@ func (p *parser) sshTests(v *hujson.Value) {
 			}
 		})
 		p.d.SSHTests = append(p.d.SSHTests, t)
-	})
+	}, func() { p.d.SSHTests = p.d.SSHTests[:kept] })
 }

@@ -19,7 +19,7 @@ const (
 	maxText     = 8 << 20 // bytes: 15,000 rules and 500 groups are about 3 MB
 	maxNesting  = 64      // the JSON parser below us recurses
 	MaxProblems = 100     // reported at once; nobody reads more
-	maxExpanded = 100_000 // destinations times ports of one grant, prefixes of one ipset
+	maxExpanded = 100_000 // destinations times ports of one grant
 )
 
 // text is a string of the policy and its offset there.
@@ -33,6 +33,7 @@ type reader struct {
 	src   []byte
 	lines []int // offsets of the line breaks
 	errs  []problem
+	noted int // problems, also those beyond MaxProblems
 }
 
 func newReader(src []byte) *reader {
@@ -51,7 +52,7 @@ type problem struct {
 }
 
 func (r *reader) fail(off int, format string, args ...any) {
-	if len(r.errs) < MaxProblems {
+	if r.noted++; len(r.errs) < MaxProblems {
 		r.errs = append(r.errs, problem{off, fmt.Sprintf(format, args...)})
 	}
 }
@@ -204,6 +205,16 @@ func (r *reader) fields(v *hujson.Value, s schema, fn func(name string, v *hujso
 		default:
 			used[name] = true
 			fn(name, v)
+		}
+	})
+}
+
+// entries is elements; undo is called after every element with a problem.
+func (r *reader) entries(v *hujson.Value, what string, fn func(v *hujson.Value), undo func()) {
+	r.elements(v, what, func(v *hujson.Value) {
+		before := r.noted
+		if fn(v); r.noted > before {
+			undo()
 		}
 	})
 }
