@@ -34,7 +34,7 @@ func New(t testing.TB) *Lab {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("the network lab cannot run: %v", missing)
 		}
-		t.Skipf("SKIPPED: the network lab cannot run: %v", missing)
+		t.Skipf("the network lab cannot run: %v", missing)
 	}
 	release, err := lock(t)
 	if err != nil {
