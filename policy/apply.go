@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"go4.org/netipx"
 )
 
 // apply brings what is derived from several nodes in line with the changes.
@@ -14,10 +16,10 @@ func (b *builder) apply() {
 		b.applyMembers()
 	}
 	if b.routesChanged {
-		b.routing = b.doc.newRouting(b.nodes)
+		b.routing = b.doc.newRouting(b.nodes, b.routing.prefixes)
 		b.sources = slices.Clone(b.sources)
 		for id := range b.doc.sets {
-			if b.doc.wildcard(int32(id)) {
+			if b.doc.sets[id].wild {
 				b.sources[id] = new(source)
 			}
 		}
@@ -70,20 +72,26 @@ func (b *builder) applyMembers() {
 			fresh[t] = append(fresh[t], n)
 		}
 	}
-	b.members, b.sources = slices.Clone(b.members), slices.Clone(b.sources)
+	b.members, b.sources, b.parts = slices.Clone(b.members), slices.Clone(b.sources), slices.Clone(b.parts)
 	changed := maps.Clone(gone)
 	maps.Copy(changed, fresh)
 	for t := range changed {
 		b.members[t] = replaced(b.members[t], gone[t], fresh[t], byNodeID)
 		for _, s := range d.termSets[t] {
-			if !d.wildcard(s) {
+			if !d.sets[s].wild {
 				b.sources[s] = new(source)
 			}
+		}
+		for _, p := range d.termParts[t] {
+			b.parts[p] = new(source)
 		}
 	}
 	for id, s := range d.sets {
 		if s.check != 0 { // depends on attributes and addresses of nodes
 			b.sources[id] = new(source)
+			for _, p := range s.parts {
+				b.parts[p] = new(source)
+			}
 		}
 	}
 }
@@ -119,6 +127,7 @@ func (c *Compiled) nodesOf(id UserID) []*node {
 type routing struct {
 	prefixes map[netip.Prefix]*routed
 	subnets  []netip.Prefix // all, in order
+	wildcard []string       // the addresses of "*" as a source
 }
 
 // routed is an approved subnet prefix.
@@ -128,22 +137,18 @@ type routed struct {
 	routers []*node // by ID
 }
 
-func (d *Doc) newRouting(nodes []*node) *routing {
+// newRouting makes the routing of nodes. What the policy says about the
+// prefixes in known is taken from there.
+func (d *Doc) newRouting(nodes []*node, known map[netip.Prefix]*routed) *routing {
 	r := &routing{prefixes: map[netip.Prefix]*routed{}}
 	for _, n := range nodes {
 		for _, p := range n.subnet {
 			one := r.prefixes[p]
 			if one == nil {
-				one = &routed{terms: sorted(d.prefixes.overlapping(nil, p))}
-				for _, t := range []int32{d.any, d.danger} {
-					if t >= 0 {
-						one.terms = sorted(append(one.terms, t))
-					}
-				}
-				for _, s := range d.viaSets {
-					if hasAny(d.sets[s].terms, one.terms) {
-						one.vias = append(one.vias, s)
-					}
+				if old := known[p]; old != nil {
+					one = &routed{terms: old.terms, vias: old.vias}
+				} else {
+					one = d.newRouted(p)
 				}
 				r.prefixes[p] = one
 				r.subnets = append(r.subnets, p)
@@ -152,5 +157,30 @@ func (d *Doc) newRouting(nodes []*node) *routing {
 		}
 	}
 	slices.SortFunc(r.subnets, comparePrefixes)
+	var all netipx.IPSetBuilder
+	for _, one := range tailnetRanges {
+		all.AddRange(one)
+	}
+	for _, p := range r.subnets {
+		all.AddPrefix(p)
+	}
+	r.wildcard, _ = setTexts(&all)
 	return r
+}
+
+// newRouted tells what the policy says about a prefix.
+func (d *Doc) newRouted(p netip.Prefix) *routed {
+	terms := d.prefixes.overlapping(nil, p)
+	for _, t := range []int32{d.any, d.danger} {
+		if t >= 0 {
+			terms = append(terms, t)
+		}
+	}
+	one := &routed{terms: sorted(terms)}
+	for _, s := range d.viaSets {
+		if hasAny(d.sets[s].terms, one.terms) {
+			one.vias = append(one.vias, s)
+		}
+	}
+	return one
 }

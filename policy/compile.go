@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
@@ -33,7 +34,8 @@ type Compiled struct {
 	dead     int       // classes that no node has
 	owned    []*node   // untagged nodes of known users, by user, then ID
 	members  [][]*node // term → nodes that are in it by identity, by ID
-	sources  []*source // set → its addresses
+	sources  []*source // by set
+	parts    []*source // by part
 	ssh      []*sshExpansion
 	routing  *routing
 }
@@ -97,10 +99,14 @@ func Compile(doc *Doc, t Tailnet) *Compiled {
 	c := &Compiled{
 		doc: doc, tagged: map[string]*identity{}, classIDs: map[classKey]Class{}, classes: []*class{{}}, inClass: []int32{0},
 		members: make([][]*node, len(doc.terms)), sources: make([]*source, len(doc.sets)),
-		routing: &routing{},
+		parts:   make([]*source, len(doc.parts)),
+		routing: doc.newRouting(nil, nil),
 	}
 	for i := range c.sources {
 		c.sources[i] = new(source)
+	}
+	for i := range c.parts {
+		c.parts[i] = new(source)
 	}
 	c.unknownClass()
 	return c.Recompile(t)
@@ -139,27 +145,26 @@ type builder struct {
 	terms         []int32                                // scratch
 }
 
-// byID returns the elements in order of ID, without those that repeat one.
-func byID[T any, I ~int64](in []T, id func(*T) I) []*T {
-	out := make([]*T, len(in))
-	inOrder := true
-	for i := range in {
-		out[i] = &in[i]
-		inOrder = inOrder && (i == 0 || id(out[i-1]) < id(out[i]))
+// byID returns the elements in order of ID, without those that repeat one. The
+// result is the input itself if it is so already.
+func byID[T any](in []T, id func(*T) int64) []T {
+	for i := 1; i < len(in); i++ {
+		if id(&in[i-1]) >= id(&in[i]) {
+			out := slices.Clone(in)
+			slices.SortStableFunc(out, func(a, b T) int { return cmp.Compare(id(&a), id(&b)) })
+			return slices.CompactFunc(out, func(a, b T) bool { return id(&a) == id(&b) })
+		}
 	}
-	if !inOrder {
-		slices.SortStableFunc(out, func(a, b *T) int { return int(min(1, max(-1, id(a)-id(b)))) })
-		out = slices.CompactFunc(out, func(a, b *T) bool { return id(a) == id(b) })
-	}
-	return out
+	return in
 }
 
 func (b *builder) diffUsers(in []User) {
 	old := b.users
-	users := byID(in, func(u *User) UserID { return u.ID })
+	users := byID(in, func(u *User) int64 { return int64(u.ID) })
 	b.users = make([]*user, 0, len(users))
 	before, kept := len(old), len(users)
-	for _, u := range users {
+	for i := range users {
+		u := &users[i]
 		for len(old) > 0 && old[0].ID < u.ID {
 			old = old[1:]
 		}
@@ -187,7 +192,7 @@ func sameAttrs(a, b map[string]any) bool {
 }
 
 func (c *Compiled) user(id UserID) *user {
-	i, ok := slices.BinarySearchFunc(c.users, id, func(u *user, id UserID) int { return int(min(1, max(-1, u.ID-id))) })
+	i, ok := slices.BinarySearchFunc(c.users, id, func(u *user, id UserID) int { return cmp.Compare(u.ID, id) })
 	if !ok {
 		return nil
 	}
@@ -195,7 +200,7 @@ func (c *Compiled) user(id UserID) *user {
 }
 
 func (c *Compiled) node(id NodeID) *node {
-	i, ok := slices.BinarySearchFunc(c.nodes, id, func(n *node, id NodeID) int { return int(min(1, max(-1, n.ID-id))) })
+	i, ok := slices.BinarySearchFunc(c.nodes, id, func(n *node, id NodeID) int { return cmp.Compare(n.ID, id) })
 	if !ok {
 		return nil
 	}
@@ -204,9 +209,10 @@ func (c *Compiled) node(id NodeID) *node {
 
 func (b *builder) diffNodes(in []Node) {
 	old := b.nodes
-	nodes := byID(in, func(n *Node) NodeID { return n.ID })
+	nodes := byID(in, func(n *Node) int64 { return int64(n.ID) })
 	b.nodes = make([]*node, 0, len(nodes))
-	for _, n := range nodes {
+	for i := range nodes {
+		n := &nodes[i]
 		for len(old) > 0 && old[0].ID < n.ID {
 			b.remove(old[0])
 			old = old[1:]

@@ -54,6 +54,8 @@ type set struct {
 	terms []int32 // sorted, unique
 	check int32   // index of Doc.checks: what a source must satisfy
 	via   []int32 // tag terms; not nil: routers with such a tag stand for the terms
+	parts []int32 // of terms, in their order
+	wild  bool    // "*" as a source: its addresses do not depend on single nodes
 	key   string  // canonical text
 	hash  string  // of key, short
 }

@@ -13,12 +13,14 @@ type edges struct {
 	member, tagged        int32
 	prefixes              *prefixIndex // of prefix terms
 	termSets              [][]int32    // term → sets with it
-	outgoing              [][]int32    // set → rules with it as src
-	incoming              [][]int32    // set → rules with it as dst
-	selfSets              []int32      // sets that selfOf has something for
-	selfOf                [][]int32    // set → rules with autogroup:self that have it as base
-	backOf                [][]int32    // set → rules with a companion that have it as src
-	viaSets               []int32      // sets with via
+	parts                 []part
+	termParts             [][]int32 // term → parts of it
+	outgoing              [][]int32 // set → rules with it as src
+	incoming              [][]int32 // set → rules with it as dst
+	selfSets              []int32   // sets that selfOf has something for
+	selfOf                [][]int32 // set → rules with autogroup:self that have it as base
+	backOf                [][]int32 // set → rules with a companion that have it as src
+	viaSets               []int32   // sets with via
 }
 
 // index derives the edges; it is the last step of making a Doc.
@@ -39,13 +41,22 @@ func (d *Doc) index() {
 		}
 	}
 	e.prefixes = newPrefixIndex(at)
-	e.termSets = make([][]int32, len(d.terms))
+	e.termSets, e.termParts = make([][]int32, len(d.terms)), make([][]int32, len(d.terms))
+	partIDs := map[part]int32{}
 	for id, s := range d.sets {
 		sum := sha256.Sum256([]byte(s.key))
 		d.sets[id].hash = hex.EncodeToString(sum[:8])
 		for _, t := range s.terms {
 			e.termSets[t] = append(e.termSets[t], int32(id))
+			p := part{t, s.check}
+			if _, ok := partIDs[p]; !ok {
+				partIDs[p] = int32(len(e.parts))
+				e.termParts[t] = append(e.termParts[t], int32(len(e.parts)))
+				e.parts = append(e.parts, p)
+			}
+			d.sets[id].parts = append(d.sets[id].parts, partIDs[p])
 		}
+		d.sets[id].wild = s.check == 0 && (slices.Contains(s.terms, e.any) || slices.Contains(s.terms, e.danger))
 		if len(s.via) > 0 {
 			e.viaSets = append(e.viaSets, int32(id))
 		}
