@@ -53,6 +53,7 @@ func TestLogins(t *testing.T) {
 		{"presence", l.testPresence},
 		{"ephemeral node", l.testEphemeral},
 		{"expiry", l.testExpiry},
+		{"extension of an expiry", l.testExtension},
 		{"deletion", l.testDeletion},
 		{"relay of a deleted node", l.testRelayCut},
 		{"logout and login", l.testLogout},
@@ -206,6 +207,17 @@ func (l *logins) testExpiry(t *testing.T) {
 	if after := l.server.nodes(t)["gus"]; after.ID != before.ID || !slices.Equal(after.Addresses, before.Addresses) {
 		t.Errorf("after the login gus is %+v, before it was %+v", after, before)
 	}
+}
+
+// testExtension revives an expired node from the server's side: nobody has to touch the device.
+func (l *logins) testExtension(t *testing.T) {
+	l.gus.Up(t, l.server.authKey(t, "alice"))
+	l.greet(t)
+	l.server.must(t, "nodes", "expire", "gus")
+	l.gus.AwaitState(t, seconds, "NeedsLogin")
+	l.server.must(t, "nodes", "expire", "gus", "--extend", "24h")
+	l.gus.AwaitState(t, seconds, "Running")
+	l.greet(t)
 }
 
 func (l *logins) testDeletion(t *testing.T) {
