@@ -110,9 +110,11 @@ func (s *Server) send(c *call, m netmap.Message) error {
 	if err == nil {
 		err = c.rc.Flush()
 	}
-	if err != nil && time.Since(began) >= limit {
+	// A connection that takes nothing at all ends before the limit.
+	const tooLong = 10 * time.Second
+	if took := time.Since(began); err != nil && took >= tooLong {
 		s.counts.slow.Add(1)
-		s.log.Warn("a client does not read its map; its stream ends", "machine", c.machine.ShortString(), "remote", c.conn.Remote(), "bytes", m.Len(), "after", limit)
+		s.log.Warn("a client does not read its map; its stream ends", "machine", c.machine.ShortString(), "remote", c.conn.Remote(), "bytes", m.Len(), "after", took.Round(time.Second))
 	}
 	if err != nil {
 		return errGone // nobody is left to be told

@@ -12,6 +12,7 @@ import (
 
 	"heddle/control/controltest"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -435,7 +436,7 @@ func TestTaggedKey(t *testing.T) {
 	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
 		viewer := s.Client("viewer").Join(authKey).MustStream()
 		s.Update(func(tx *tailnet.Tx) error {
-			return tx.SetPolicy(`{"tagOwners": {"tag:web": []}, "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}`, "")
+			return tailnettest.SetPolicy(tx, `{"tagOwners": {"tag:web": []}, "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}`)
 		})
 		alice, _ := s.State.Snapshot().ParseUserRef("alice")
 		web := s.Client("web").Join(s.AuthKey(tailnet.AuthKeySpec{Owner: alice.ID, Tags: []string{"tag:web"}}))

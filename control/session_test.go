@@ -3,6 +3,7 @@ package control_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -212,14 +213,16 @@ func TestSlowReaderIsDropped(t *testing.T) {
 		c.Freeze()
 		id := s.Node("stuck").ID
 		go func() { // more than its buffers hold
-			req, _ := http.NewRequest("POST", "/echo", bytes.NewReader(make([]byte, 1<<20)))
+			noise := make([]byte, 1<<20)
+			rand.Read(noise)
+			req, _ := http.NewRequest("POST", "/echo", bytes.NewReader(noise))
 			s.Control.C2N(context.Background(), id, req)
 		}()
 		time.Sleep(time.Second)
 		s.Client("news").Join(authKey)
 		must(t, "the others get their news", good.Await(func(n *controltest.Netmap) bool { return n.Peer("news") != nil }))
 		time.Sleep(3 * time.Minute)
-		if got := s.Control.Stats(); got.Streams != 1 {
+		if got := s.Control.Stats(); got.Streams != 1 || got.Slow != 1 {
 			t.Errorf("%+v: the stream of the stuck client is still open", got)
 		}
 		if p := good.Netmap().Peer("stuck"); p == nil || p.Online == nil || *p.Online {
@@ -229,6 +232,34 @@ func TestSlowReaderIsDropped(t *testing.T) {
 		<-st.Done()
 		c.Reconnect()
 		must(t, "it comes back", c.MustStream().Await(sees("good", "news")))
+	})
+}
+
+// TestUnreadStreamIsDropped: the connection works, but its client does not take
+// what its map stream holds.
+func TestUnreadStreamIsDropped(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		c := s.Client("stuck").Join(authKey)
+		req := c.MapRequest()
+		req.Stream = true
+		res, err := c.Do(t.Context(), "POST", "/machine/map", req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		go func() { // more than the window of 4 MiB, also when it is compressed
+			noise := make([]byte, 8<<20)
+			rand.Read(noise)
+			req, _ := http.NewRequest("POST", "/echo", bytes.NewReader(noise))
+			s.Control.C2N(context.Background(), s.Node("stuck").ID, req)
+		}()
+		time.Sleep(3 * time.Minute)
+		if got := s.Control.Stats(); got.Streams != 0 || got.Slow != 1 {
+			t.Errorf("%+v: the unread stream is still open", got)
+		}
+		if err := c.Report(t.Context(), nil); err != nil {
+			t.Errorf("the connection is spoilt: %v", err)
+		}
 	})
 }
 

@@ -1,0 +1,131 @@
+package control_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"heddle/control/controltest"
+	"heddle/control/tailnet"
+
+	"tailscale.com/control/controlclient"
+	_ "tailscale.com/feature/c2n"
+	"tailscale.com/hostinfo"
+	"tailscale.com/net/netmon"
+	"tailscale.com/net/tsdial"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+	"tailscale.com/types/netmap"
+	"tailscale.com/util/eventbus/eventbustest"
+)
+
+// netmaps is what a stock client makes of its map stream.
+type netmaps chan *netmap.NetworkMap
+
+func (n netmaps) UpdateFullNetmap(nm *netmap.NetworkMap) { n <- nm }
+
+// await returns the first netmap that cond likes.
+func (n netmaps) await(t *testing.T, what string, cond func(*netmap.NetworkMap) bool) *netmap.NetworkMap {
+	t.Helper()
+	limit := time.After(time.Minute)
+	for {
+		select {
+		case nm := <-n:
+			if cond(nm) {
+				return nm
+			}
+		case <-limit:
+			t.Fatalf("no netmap: %s", what)
+		}
+	}
+}
+
+// TestStockClient drives the login and map code of the real client, over TCP.
+func TestStockClient(t *testing.T) {
+	s := controltest.Start(t, controltest.Config{})
+	web := httptest.NewServer(s.Handler)
+	defer web.Close()
+	alice := s.User("alice")
+	other := s.Client("other").Join(s.AuthKey(tailnet.AuthKeySpec{Owner: alice}))
+
+	bus := eventbustest.NewBus(t)
+	dialer := tsdial.NewDialer(netmon.NewStatic())
+	dialer.SetBus(bus)
+	host := hostinfo.New()
+	host.Hostname, host.BackendLogID = "stock", "test"
+	machine := key.NewMachine()
+	direct, err := controlclient.NewDirect(controlclient.Options{
+		ServerURL: web.URL, Hostinfo: host, Dialer: dialer, Bus: bus,
+		DiscoPublicKey:       key.NewDisco().Public(),
+		GetMachinePrivateKey: func() (key.MachinePrivate, error) { return machine, nil },
+		C2NHandler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, r.Body)
+		}),
+		Logf: func(string, ...any) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	ctx := t.Context()
+
+	authURL, err := direct.TryLogin(ctx, controlclient.LoginDefault)
+	if err != nil || authURL == "" {
+		t.Fatalf("login: %q, %v", authURL, err)
+	}
+	id := authURL[strings.LastIndex(authURL, "/")+1:]
+	if _, err := s.Control.CompleteLogin(ctx, tailnet.Actor{Kind: tailnet.LocalCLI}, id, alice, tailnet.ByCLI); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := direct.WaitLoginURL(ctx, authURL); err != nil || again != "" {
+		t.Fatalf("after the approval: %q, %v", again, err)
+	}
+	if got := direct.GetPersist().UserProfile().LoginName(); got != "alice@" {
+		t.Errorf("logged in as %q", got)
+	}
+
+	maps := make(netmaps, 100)
+	polling, stop := context.WithCancel(ctx)
+	polled := make(chan error, 1)
+	go func() { polled <- direct.PollNetMap(polling, maps) }()
+	nm := maps.await(t, "first", func(*netmap.NetworkMap) bool { return true })
+	if nm.SelfNode.Name() != "stock.tail.test." || len(nm.Peers) != 1 {
+		t.Errorf("self %q, %d peers", nm.SelfNode.Name(), len(nm.Peers))
+	}
+
+	direct.SetEndpoints([]tailcfg.Endpoint{{Addr: netip.MustParseAddrPort("192.0.2.44:41641"), Type: tailcfg.EndpointLocal}})
+	if err := direct.SendUpdate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Node("stock"); len(n.Report.Endpoints) != 1 || n.Report.Disco.IsZero() {
+		t.Errorf("after the update: %+v", n.Report)
+	}
+	other.MustStream()
+	maps.await(t, "the peer comes online", func(nm *netmap.NetworkMap) bool { return nm.Peers[0].Online().Get() })
+
+	node := s.Node("stock").ID
+	req, _ := http.NewRequest("POST", "/echo", strings.NewReader("hello"))
+	res, err := s.Control.C2N(ctx, node, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, _ := io.ReadAll(res.Body); string(body) != "hello" {
+		t.Errorf("c2n: %q", body)
+	}
+
+	s.Update(func(tx *tailnet.Tx) error { return tx.DeleteNode(node) })
+	maps.await(t, "the client learns that it was deleted", func(nm *netmap.NetworkMap) bool {
+		e := nm.SelfKeyExpiry()
+		return !e.IsZero() && e.Before(time.Now())
+	})
+	stop()
+	<-polled
+	if err := direct.TryLogout(ctx); err != nil {
+		t.Errorf("logout of a deleted node: %v", err)
+	}
+}
