@@ -291,5 +291,21 @@ func (d *Doc) named(n *Node, u *user, s syntax.Selector) bool {
 	return u != nil && slices.Contains(d.userNames(&u.User), s.Name)
 }
 
+// Features returns what the policy needs beyond what Compiled answers, in the
+// order of the text. Read only.
+func (d *Doc) Features() []syntax.Feature { return d.text.Features }
+
+// Refuse reports the uses of features that a server cannot honour; why has the
+// reason by the name of the feature. The error is an Errors.
+func (d *Doc) Refuse(why map[string]string) error {
+	var out Errors
+	for _, f := range d.text.Features {
+		if reason, ok := why[f.Name]; ok {
+			out = append(out, &Error{Line: f.Line, Column: f.Column, Msg: f.Name + " is not supported by this server yet: " + reason})
+		}
+	}
+	return out.OrNil()
+}
+
 // DERPMap returns the derpMap section, nil if there is none. Read only.
 func (d *Doc) DERPMap() *tailcfg.DERPMap { return d.text.DERPMap }

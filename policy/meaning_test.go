@@ -649,6 +649,35 @@ func TestTotal(t *testing.T) {
 	}
 }
 
+func TestRefuse(t *testing.T) {
+	doc, err := policy.Parse([]byte(`{
+		"derpMap": {"Regions": {"1": null}},
+		"postures": {"posture:x": ["custom:a == 1"]},
+		"nodeAttrs": [{"target": ["*"], "attr": ["funnel"], "ipPool": ["100.64.0.0/16"]}],
+		"autoApprovers": {"services": {}},
+		"ssh": [{"action": "check", "src": [], "dst": [], "users": ["root"]}, {"action": "check", "src": [], "dst": [], "users": ["root"]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range doc.Features() {
+		names = append(names, f.Name)
+	}
+	if diff := cmp.Diff([]string{"derpMap", "postures", "custom posture attributes", "nodeAttrs funnel", "nodeAttrs ipPool", "autoApprovers services", "ssh check"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if doc.DERPMap() == nil || len(doc.DERPMap().Regions) != 1 {
+		t.Error("derpMap")
+	}
+	err = doc.Refuse(map[string]string{"ssh check": "no browser", "ssh recorder": "no"})
+	if err == nil || err.Error() != "line 6, column 22: ssh check is not supported by this server yet: no browser" {
+		t.Error(err)
+	}
+	if err := doc.Refuse(nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestParseStored: what is refused is left out and nothing more is allowed.
 func TestParseStored(t *testing.T) {
 	const ok = `{"action": "accept", "src": ["bob@example.com"], "dst": ["one:22"]}`

@@ -25,11 +25,15 @@ func (p *parser) nodeAttrs(v *hujson.Value) {
 					if strings.TrimSpace(a.s) == "" {
 						p.fail(a.off, "attr: an empty string is not valid")
 					}
+					if a.s == string(tailcfg.NodeAttrFunnel) {
+						p.feature(FeatureFunnel, a.off)
+					}
 					r.Caps[tailcfg.NodeCapability(a.s)] = nil
 				}
 			case "app":
 				p.attrApp(v, r.Caps)
 			case "ipPool":
+				p.feature(FeatureIPPool, v.StartOffset)
 				r.Pool = p.ipPool(v)
 			}
 		})

@@ -1,6 +1,7 @@
 package syntax
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -62,6 +63,7 @@ func Parse(src []byte) (*Policy, error) {
 	read("randomizeClientPort", func(v *hujson.Value) { p.d.RandomizeClientPort = p.boolean(v, "randomizeClientPort") })
 	read("disableIPv4", func(v *hujson.Value) { p.d.DisableIPv4 = p.boolean(v, "disableIPv4") })
 	read("OneCGNATRoute", p.oneCGNAT)
+	slices.SortFunc(p.d.Features, func(a, b Feature) int { return cmp.Or(a.Line-b.Line, a.Column-b.Column) })
 	return p.d, p.result()
 }
 
@@ -185,6 +187,7 @@ func (p *parser) autoApprovers(v *hujson.Value) {
 				}
 			})
 		case "services":
+			p.feature(FeatureServices, v.StartOffset)
 			p.members(v, "autoApprovers.services", func(key text, v *hujson.Value) {
 				field := "autoApprovers.services[" + key.s + "]"
 				if !strings.HasPrefix(key.s, "svc:") && !strings.HasPrefix(key.s, "tag:") {
@@ -211,6 +214,7 @@ func (p *parser) derpMap(v *hujson.Value) {
 		}
 	}
 	p.d.DERPMap = m
+	p.feature(FeatureDERPMap, v.StartOffset)
 }
 
 func (p *parser) oneCGNAT(v *hujson.Value) {

@@ -25,6 +25,7 @@ type Policy struct {
 	Attrs    []Attr
 	Tests    []Test
 	SSHTests []SSHTest
+	Features []Feature // in the order of the text, the first use of each
 	// Deferred are the names that only the tailnet can confirm.
 	Deferred []Deferred
 }
@@ -60,6 +61,25 @@ type Network struct {
 	DisableIPv4         bool
 	OneCGNAT            string // "mac-always", "mac-never", ""
 }
+
+// Feature is something that needs more of a server than sending what the
+// policy compiles to.
+type Feature struct {
+	Name         string
+	Line, Column int
+}
+
+// The names of features.
+const (
+	FeatureDERPMap       = "derpMap"
+	FeatureIPPool        = "nodeAttrs ipPool"
+	FeatureServices      = "autoApprovers services"
+	FeatureSSHCheck      = "ssh check"
+	FeatureSSHRecorder   = "ssh recorder"
+	FeaturePosture       = "postures"
+	FeatureCustomPosture = "custom posture attributes"
+	FeatureFunnel        = "nodeAttrs funnel"
+)
 
 // Deferred is a use of a domain, or of a group that the policy does not define.
 type Deferred struct {

@@ -37,6 +37,10 @@ func (p *parser) postures(v *hujson.Value) {
 				p.fail(t.off, "postures[%q]: %v", key.s, err)
 				continue
 			}
+			p.feature(FeaturePosture, t.off)
+			if strings.HasPrefix(c.Attr, "custom:") {
+				p.feature(FeatureCustomPosture, t.off)
+			}
 			conds = append(conds, c)
 		}
 		if empty {

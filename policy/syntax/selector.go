@@ -74,6 +74,14 @@ func (p *parser) selector(t text, allowed Kind) (Selector, error) {
 	return tm, nil
 }
 
+// feature notes the first use of a feature.
+func (p *parser) feature(name string, off int) {
+	if !slices.ContainsFunc(p.d.Features, func(f Feature) bool { return f.Name == name }) {
+		line, col := p.place(off)
+		p.d.Features = append(p.d.Features, Feature{name, line, col})
+	}
+}
+
 func (p *parser) deferCheck(off int, domain, group string) {
 	line, col := p.place(off)
 	p.d.Deferred = append(p.d.Deferred, Deferred{line, col, domain, group})

@@ -68,6 +68,7 @@ func (p *parser) sshRule(v *hujson.Value, t sshText) {
 	case a == "accept":
 	case a == "check":
 		r.Check = true
+		p.feature(FeatureSSHCheck, t.action.off)
 	case t.action.off == 0:
 		p.fail(v.StartOffset, `an ssh rule needs an action, "accept" or "check"`)
 	default:
@@ -82,6 +83,9 @@ func (p *parser) sshRule(v *hujson.Value, t sshText) {
 		r.AcceptEnv = append(r.AcceptEnv, e.s)
 	}
 	r.Recorder, _ = p.selectors("recorder", t.rec, tagsOnly)
+	if len(t.rec) > 0 {
+		p.feature(FeatureSSHRecorder, t.rec[0].off)
+	}
 	if t.enforce && len(t.rec) == 0 {
 		p.fail(v.StartOffset, "enforceRecorder needs a recorder")
 	}
