@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
@@ -22,9 +21,11 @@ func (s policies) SetPolicy(ctx context.Context, req *v1.SetPolicyRequest) (*v1.
 	if s.opts.PolicyFile != "" {
 		return nil, tailnet.Errorf(tailnet.Conflict, "the policy comes from %s (policy.path in the config): edit that file instead", s.opts.PolicyFile)
 	}
-	snap, err := s.update(ctx, func(tx *tailnet.Tx) error {
-		return tx.SetPolicy(req.GetPolicy(), req.GetIfMatch())
-	})
+	prepared, err := tailnet.PreparePolicy(s.snapshot(), req.GetPolicy())
+	if err != nil {
+		return nil, err
+	}
+	snap, err := s.update(ctx, func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, req.GetIfMatch()) })
 	if err != nil {
 		return nil, err
 	}
@@ -32,23 +33,10 @@ func (s policies) SetPolicy(ctx context.Context, req *v1.SetPolicyRequest) (*v1.
 	return &v1.SetPolicyResponse{Policy: p.Source, UpdatedAt: timestamp(p.Updated), Etag: p.ETag}, nil
 }
 
-// errOnlyChecked ends an update that must not happen.
-var errOnlyChecked = errors.New("only checked")
-
-// CheckPolicy sets the policy in an update that then fails, so that it says
-// exactly what SetPolicy would.
-func (s policies) CheckPolicy(ctx context.Context, req *v1.CheckPolicyRequest) (*v1.CheckPolicyResponse, error) {
-	_, err := s.update(ctx, func(tx *tailnet.Tx) error {
-		if err := tx.SetPolicy(req.GetPolicy(), ""); err != nil {
-			return err
-		}
-		return errOnlyChecked
-	})
-	if errors.Is(err, errOnlyChecked) {
-		return &v1.CheckPolicyResponse{}, nil
-	}
+func (s policies) CheckPolicy(_ context.Context, req *v1.CheckPolicyRequest) (*v1.CheckPolicyResponse, error) {
+	_, err := tailnet.PreparePolicy(s.snapshot(), req.GetPolicy())
 	if problems := problemsOf(err); problems != nil {
 		return &v1.CheckPolicyResponse{Problems: problems}, nil
 	}
-	return nil, err
+	return &v1.CheckPolicyResponse{}, err
 }

@@ -388,10 +388,11 @@ func policyToRow(e *encoder, name string, seq tailnet.Seq, p *tailnet.Policy) po
 
 func (d *decoder) policy(r *policyRow) *tailnet.Policy {
 	return &tailnet.Policy{
-		Source:  r.Source,
-		ETag:    r.ETag,
-		Updated: d.time("updated_at", r.UpdatedAt),
-		By:      r.UpdatedBy,
+		Source:   r.Source,
+		ETag:     r.ETag,
+		Updated:  d.time("updated_at", r.UpdatedAt),
+		By:       r.UpdatedBy,
+		Revision: tailnet.Seq(r.Seq),
 	}
 }
 

@@ -134,7 +134,7 @@ func fullDelta() (*tailnet.Delta, tailnet.Image) {
 		Split:  map[string][]string{"corp.example": {"10.0.0.53"}, "local.example": {}},
 		Search: []string{"corp.example"}, Records: []tailnet.DNSRecord{{Name: "x.example", Type: "A", Value: "10.1.1.1"}},
 	}}
-	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë"}
+	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë", Revision: 1}
 	d := &tailnet.Delta{
 		Tailnet: tailnet.Default, LastID: last, Settings: settings, Policy: pol,
 		Audit: []tailnet.AuditEntry{testAudit(1), testAudit(2)},

@@ -28,7 +28,7 @@ func (d *DB) Audit(ctx context.Context, name string, limit int, before int64) (p
 
 // Policies returns a page of the policies that the tailnet ever had, newest
 // first; the first of all is the one in force. before and next are as for
-// Audit, but number the commits; a page holds at most 50.
+// Audit, but number the commits, as Policy.Revision does; a page holds at most 50.
 func (d *DB) Policies(ctx context.Context, name string, limit int, before int64) (page []*tailnet.Policy, next int64, err error) {
 	limit = bound(limit, maxPolicyPage)
 	next, err = readPage(d.history(ctx, name, "seq", limit, before), limit, &page, (*decoder).policy, func(r *policyRow) int64 { return r.Seq })

@@ -29,7 +29,7 @@ var equal = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
-	cmpopts.IgnoreUnexported(tailnet.Status{}),
+	cmpopts.IgnoreUnexported(tailnet.Status{}, tailnet.Report{}),
 }
 
 func openAt(t testing.TB, path string) *db.DB {
@@ -133,13 +133,13 @@ func TestRoundTripBare(t *testing.T) {
 	d.AuthKeys.Put = map[tailnet.AuthKeyID]*tailnet.AuthKey{1: {ID: 1}}
 	d.APIKeys.Put = map[tailnet.APIKeyID]*tailnet.APIKey{1: {ID: 1}}
 	d.Tombstones.Put = map[string]*tailnet.Tombstone{stone.Key.String(): stone}
-	d.Settings, d.Policy = &tailnet.Settings{}, &tailnet.Policy{}
+	d.Settings, d.Policy = &tailnet.Settings{}, &tailnet.Policy{Revision: 1}
 	d.Audit = []tailnet.AuditEntry{{}}
 	commit(t, s, d)
 	want := tailnet.Image{
 		Seq: 1, LastID: tailnet.LastIDs{Node: 5}, Nodes: []*tailnet.Node{n}, Users: []*tailnet.User{{ID: 1}},
 		AuthKeys: []*tailnet.AuthKey{{ID: 1}}, APIKeys: []*tailnet.APIKey{{ID: 1}},
-		Tombstones: []*tailnet.Tombstone{stone}, Settings: &tailnet.Settings{}, Policy: &tailnet.Policy{},
+		Tombstones: []*tailnet.Tombstone{stone}, Settings: &tailnet.Settings{}, Policy: &tailnet.Policy{Revision: 1},
 	}
 	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
 		t.Errorf("loaded (-want +got):\n%s", diff)
@@ -284,7 +284,7 @@ func TestPutAndDrop(t *testing.T) {
 	}
 
 	first.Tailnet, first.Base = tailnet.Default, 2
-	first.Policy = &tailnet.Policy{Source: "{}", ETag: "e2", Updated: moment.Add(-time.Hour), By: "x"}
+	first.Policy = &tailnet.Policy{Source: "{}", ETag: "e2", Updated: moment.Add(-time.Hour), By: "x", Revision: 3}
 	commit(t, s, first)
 	want.Seq, want.Policy = 3, first.Policy
 	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
@@ -387,7 +387,7 @@ func TestPolicyHistory(t *testing.T) {
 	for i := range 60 {
 		d := nodes(tailnet.Seq(i))
 		if i%2 == 0 {
-			d.Policy = &tailnet.Policy{Source: fmt.Sprintf("{} // %d", i), ETag: fmt.Sprint(i), Updated: moment, By: "z"}
+			d.Policy = &tailnet.Policy{Source: fmt.Sprintf("{} // %d", i), ETag: fmt.Sprint(i), Updated: moment, By: "z", Revision: tailnet.Seq(i + 1)}
 			want = append(want, d.Policy)
 		}
 		commit(t, s, d)

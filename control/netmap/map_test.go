@@ -13,6 +13,7 @@ import (
 
 	"heddle/control/netmap"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
 	"heddle/policy"
 
 	"github.com/google/go-cmp/cmp"
@@ -172,9 +173,9 @@ func TestDeltas(t *testing.T) {
 		{"DNS", func(tx *tailnet.Tx) error { return tx.SetDNS(tailnet.DNS{MagicDNS: true, Search: []string{"x.test"}}) }, `DNSConfig`},
 		{"relays", func(tx *tailnet.Tx) error { return tx.SetDERPMap(derpMap(2)) }, `DERPMap`},
 		{"the same relays", func(tx *tailnet.Tx) error { return tx.SetDERPMap(derpMap(2)) }, ``},
-		{"nobody may talk", func(tx *tailnet.Tx) error { return tx.SetPolicy(`{"acls": []}`, "") }, `PacketFilters PeersRemoved`},
+		{"nobody may talk", func(tx *tailnet.Tx) error { return tailnettest.SetPolicy(tx, `{"acls": []}`) }, `PacketFilters PeersRemoved`},
 		{"everybody may", func(tx *tailnet.Tx) error {
-			return tx.SetPolicy(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`, "")
+			return tailnettest.SetPolicy(tx, `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
 		}, `PacketFilters UserProfiles PeersChanged`},
 		{"one's own expiry", func(tx *tailnet.Tx) error { return tx.ExpireNode(a) }, `Node PeersRemoved`},
 		{"one's own extension", func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(a, epoch.Add(time.Hour)) }, `Node UserProfiles Peers`},
@@ -429,7 +430,7 @@ func TestTaggedNode(t *testing.T) {
 	u := f.user("u", policy.Admin)
 	a, b := f.join(u, "alpha"), f.join(u, "beta")
 	f.update(func(tx *tailnet.Tx) error {
-		return tx.SetPolicy(`{"tagOwners": {"tag:x": ["u@x.test"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`, "")
+		return tailnettest.SetPolicy(tx, `{"tagOwners": {"tag:x": ["u@x.test"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
 	})
 	from := f.snap()
 	f.update(func(tx *tailnet.Tx) error { return tx.SetTags(b, []string{"tag:x"}) })

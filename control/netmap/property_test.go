@@ -13,6 +13,7 @@ import (
 
 	"heddle/control/netmap"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
 	"heddle/policy"
 
 	"github.com/google/go-cmp/cmp"
@@ -105,7 +106,7 @@ func (f *fleet) settle(what int, n *tailnet.Node, users []tailnet.UserID) error 
 	case 16:
 		return f.try(func(tx *tailnet.Tx) error { return tx.SetTags(n.ID, []string{pick("tag:x", "tag:y")}) })
 	case 17:
-		return f.try(func(tx *tailnet.Tx) error { return tx.SetPolicy(pick(policies...), "") })
+		return f.try(func(tx *tailnet.Tx) error { return tailnettest.SetPolicy(tx, pick(policies...)) })
 	case 18:
 		return f.try(func(tx *tailnet.Tx) error {
 			switch r.IntN(3) {
@@ -290,7 +291,7 @@ func testDeltas(t *testing.T, seed uint64, nodes, steps int) {
 		f.join(users[i%len(users)], "laptop")
 	}
 	if seed%2 == 0 {
-		f.update(func(tx *tailnet.Tx) error { return tx.SetPolicy(policies[f.rnd.IntN(len(policies))], "") })
+		f.update(func(tx *tailnet.Tx) error { return tailnettest.SetPolicy(tx, policies[f.rnd.IntN(len(policies))]) })
 	}
 	sessions := map[tailnet.NodeID]*session{}
 	var log []string

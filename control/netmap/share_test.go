@@ -8,6 +8,7 @@ import (
 
 	"heddle/control/netmap"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
 	"heddle/policy"
 
 	"tailscale.com/util/zstdframe"
@@ -153,7 +154,7 @@ func TestConcurrentSessions(t *testing.T) {
 		case 0:
 			f.join(u, fmt.Sprint("new", i))
 		case 1:
-			f.update(func(tx *tailnet.Tx) error { return tx.SetPolicy(policies[i%2], "") })
+			f.update(func(tx *tailnet.Tx) error { return tailnettest.SetPolicy(tx, policies[i%2]) })
 		case 2:
 			f.update(func(tx *tailnet.Tx) error { return tx.DeleteNode(ids[50+i/4]) })
 		default:

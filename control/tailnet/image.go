@@ -2,8 +2,6 @@ package tailnet
 
 import (
 	"hash/maphash"
-	"maps"
-	"strings"
 
 	"heddle/policy"
 
@@ -46,6 +44,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 	for _, n := range img.Nodes {
 		n.Status.Alive = n.Status.Online
 		n.Status.Expired = expired(n, now)
+		n.Report.attrs = postureAttrs(n.Report.Hostinfo)
 		snap.nodes = snap.nodes.with(n.ID, n)
 		snap.index = snap.index.replace(nil, n)
 		if n.Status.Online {
@@ -63,78 +62,13 @@ func (s *State) fromImage(img Image) *Snapshot {
 	if snap.settings == nil {
 		snap.settings = &Settings{DNS: DNS{MagicDNS: true}}
 	}
-	snap.inputs = inputs{pins: &DNSPins{}, derpMap: &tailcfg.DERPMap{}}
-	snap.inputs.dns = effectiveDNS(snap)
 	snap.policy = s.loadPolicy(snap.policy)
+	snap.inputs = inputs{pins: &DNSPins{}, derpSource: &tailcfg.DERPMap{}}
+	snap.inputs.dns = effectiveDNS(snap)
+	snap.inputs.derpMap = effectiveDERPMap(snap)
 	snap.policy.Compiled = policy.Compile(snap.policy.Doc, compilerInput(snap))
 	snap.primaries = elect(snap.primaries, snap)
 	return snap
-}
-
-// loadPolicy parses the stored policy. One that this version cannot read must
-// not stop the server, and must not open what it closed: everything is denied until it is mended.
-func (s *State) loadPolicy(p *Policy) *Policy {
-	if p == nil {
-		return &Policy{ETag: etag(""), Doc: policy.AllowAll()}
-	}
-	fresh := *p
-	doc, err := policy.Parse([]byte(p.Source))
-	if err != nil {
-		s.log.Error("the stored policy is not understood: everything is denied until it is set again", "err", err)
-		doc, _ = policy.Parse([]byte(`{"acls": []}`))
-		fresh.Err = err
-	}
-	fresh.Doc = doc
-	return &fresh
-}
-
-// compilerInput is the snapshot as the policy compiler wants it.
-func compilerInput(s *Snapshot) policy.Tailnet {
-	t := policy.Tailnet{Nodes: make([]policy.Node, 0, s.NumNodes())}
-	domains := map[string]bool{}
-	for u := range s.Users() {
-		t.Users = append(t.Users, compilerUser(u))
-		if _, domain, ok := strings.Cut(u.Login(), "@"); ok && domain != "" {
-			domains[domain] = true
-		}
-	}
-	for d := range maps.Keys(domains) {
-		t.Domains = append(t.Domains, d)
-	}
-	for n := range s.Nodes() {
-		t.Nodes = append(t.Nodes, policy.Node{
-			ID:         policy.NodeID(n.ID),
-			User:       policy.UserID(n.Owner),
-			Tags:       n.Tags,
-			IPv4:       n.Addrs.V4,
-			IPv6:       n.Addrs.V6,
-			Advertised: n.Advertised(),
-			Approved:   n.Serves(),
-			Attrs:      postureAttrs(n),
-		})
-	}
-	return t
-}
-
-func compilerUser(u *User) policy.User {
-	return policy.User{ID: policy.UserID(u.ID), Login: u.Login(), Role: u.Role}
-}
-
-// postureAttrs are the attributes that a policy's postures may ask about.
-func postureAttrs(n *Node) map[string]any {
-	h := n.Report.Hostinfo
-	attrs := map[string]any{}
-	if h.OS != "" {
-		attrs["node:os"] = h.OS
-	}
-	if h.OSVersion != "" {
-		attrs["node:osVersion"] = h.OSVersion
-	}
-	if h.IPNVersion != "" {
-		version, _, _ := strings.Cut(h.IPNVersion, "-")
-		attrs["node:tsVersion"] = version
-	}
-	return attrs
 }
 
 // hasher hashes any comparable key with a seed of this process, so that keys

@@ -101,6 +101,8 @@ type Report struct {
 	HomeDERP  int // region ID; zero if the client has none
 	CapVer    tailcfg.CapabilityVersion
 	Hostinfo  *tailcfg.Hostinfo // never nil; bounded and cleaned by CleanHostinfo
+
+	attrs map[string]any // posture attributes of Hostinfo; shared with the report before if equal
 }
 
 // Status is soft state that the server derives.
@@ -281,9 +283,10 @@ type Policy struct {
 	ETag     string // of Source, quoted-string content without quotes; never empty
 	Updated  time.Time
 	By       string
+	Revision Seq              // the commit that brought it: numbers the history, with gaps; zero if none was ever set
 	Doc      *policy.Doc      // parsed Source; AllowAll if Source is ""
 	Compiled *policy.Compiled // of Doc and the snapshot's users and nodes
-	Err      error            // why the stored Source is not in force; nil if it is
+	Err      error            // why the stored Source is not in force as a whole; nil if it is
 }
 
 // ParseNodeRef understands how people name a node in a command: an ID, a

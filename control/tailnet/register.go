@@ -43,11 +43,9 @@ func (tx *Tx) RegisterWithAuthKey(r Registration, secret string) (*Node, error) 
 	if err := k.Usable(tx.now); err != nil && !tx.retried(r, k) {
 		return nil, err
 	}
-	tags := k.Tags
-	if len(tags) == 0 {
-		if tags, err = tx.requestedTags(r, k.Owner); err != nil {
-			return nil, err
-		}
+	tags, err := tx.admittedTags(r, k)
+	if err != nil {
+		return nil, err
 	}
 	n, err := tx.admit(r, admission{
 		owner: k.Owner, tags: tags, ephemeral: k.Ephemeral, method: ByAuthKey, authKey: k.ID,
@@ -86,12 +84,22 @@ func (tx *Tx) RegisterForUser(r Registration, user UserID, m Method) (*Node, err
 	return tx.admit(r, admission{owner: user, tags: tags, method: m})
 }
 
+// admittedTags returns the tags of a device that comes with an auth key: those
+// of the key, whatever it asks for, if the policy still defines them; or else
+// those that the key's owner may give.
+func (tx *Tx) admittedTags(r Registration, k *AuthKey) ([]string, error) {
+	if len(k.Tags) == 0 {
+		return tx.requestedTags(r, k.Owner)
+	}
+	if _, err := tx.checkTags(k.Tags); err != nil {
+		return nil, Errorf(Denied, "auth key %s no longer fits the policy: %s", k.Public, Message(err))
+	}
+	return k.Tags, nil
+}
+
 // requestedTags returns the tags that a device asks for (--advertise-tags) if
 // its owner may give them.
 func (tx *Tx) requestedTags(r Registration, owner UserID) ([]string, error) {
-	if r.Hostinfo == nil || len(r.Hostinfo.RequestTags) == 0 {
-		return nil, nil
-	}
 	tags := CleanHostinfo(r.Hostinfo).RequestTags
 	for _, tag := range tags {
 		if !tx.mayTag(tx.snap.User(owner), nil, tag) {

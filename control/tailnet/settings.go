@@ -1,8 +1,6 @@
 package tailnet
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"maps"
 	"net/netip"
@@ -10,58 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"heddle/policy"
-
 	"tailscale.com/tailcfg"
 	"tailscale.com/util/dnsname"
 )
-
-// maxPolicy bounds the policy file.
-const maxPolicy = 4 << 20
-
-// SetPolicy makes source, in HuJSON, the policy if it parses and its own tests
-// pass; the error's cause is the policy package's, with lines and columns. ifMatch, if not empty, must be the ETag of
-// the policy that it replaces.
-func (tx *Tx) SetPolicy(source, ifMatch string) error {
-	if err := tx.admin("change the policy"); err != nil {
-		return err
-	}
-	old := tx.snap.policy
-	if ifMatch != "" && strings.Trim(ifMatch, `"`) != old.ETag {
-		return Errorf(Conflict, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", old.ETag)
-	}
-	if len(source) > maxPolicy {
-		return Errorf(Invalid, "the policy has %d bytes; the most is %d", len(source), maxPolicy)
-	}
-	doc, err := policy.Parse([]byte(source))
-	if err != nil {
-		return policyError(err)
-	}
-	if err := policy.Compile(doc, compilerInput(&tx.snap)).RunTests(); err != nil {
-		return policyError(err)
-	}
-	fresh := &Policy{Source: source, ETag: etag(source), Updated: tx.now, By: tx.actor.String(), Doc: doc, Compiled: old.Compiled}
-	tx.snap.policy = fresh
-	tx.delta.Policy = fresh
-	tx.dirtyPolicy = true
-	tx.dirtyNodes = map[NodeID]bool{}
-	for n := range tx.snap.Nodes() {
-		if len(n.Advertised()) > 0 {
-			tx.dirtyNodes[n.ID] = true
-		}
-	}
-	tx.audit("policy.set", "policy", Change{"etag", old.ETag, fresh.ETag})
-	return nil
-}
-
-func policyError(err error) error {
-	return &Error{Code: Invalid, Msg: "the policy is not valid: " + err.Error(), Err: err}
-}
-
-func etag(source string) string {
-	sum := sha256.Sum256([]byte(source))
-	return hex.EncodeToString(sum[:])
-}
 
 // SetDNS changes the tailnet's own DNS settings. What the config pins cannot
 // be changed; d must have it as it is, or unset. BaseDomain is ignored.
@@ -136,7 +85,8 @@ func (tx *Tx) SetDERPMap(m *tailcfg.DERPMap) error {
 	if m == nil {
 		return errors.New("nil DERP map")
 	}
-	tx.snap.inputs.derpMap, tx.changed = m, true
+	tx.snap.inputs.derpSource, tx.changed = m, true
+	tx.refreshDERPMap()
 	return nil
 }
 

@@ -35,10 +35,11 @@ type Snapshot struct {
 
 // inputs come from outside (config, files, DERP sources) and are not stored.
 type inputs struct {
-	pins    *DNSPins
-	records []DNSRecord // of the watched file
-	derpMap *tailcfg.DERPMap
-	dns     *DNS // derived: what is in force
+	pins       *DNSPins
+	records    []DNSRecord // of the watched file
+	derpSource *tailcfg.DERPMap
+	dns        *DNS             // derived: what is in force
+	derpMap    *tailcfg.DERPMap // derived, with the policy's
 }
 
 // indexes find nodes by other names than their ID.
@@ -134,7 +135,8 @@ func (s *Snapshot) DNSPins() *DNSPins { return s.inputs.pins }
 // Settings returns the stored settings. Never nil.
 func (s *Snapshot) Settings() *Settings { return s.settings }
 
-// DERPMap returns the DERP map in force; never nil, maybe empty.
+// DERPMap returns the DERP map in force: that of the config with what the
+// policy says in its derpMap. Never nil, maybe empty.
 func (s *Snapshot) DERPMap() *tailcfg.DERPMap { return s.inputs.derpMap }
 
 // Primaries returns which node carries which prefix. Snapshots with the same

@@ -147,7 +147,7 @@ func TestRightsAreCheckedInside(t *testing.T) {
 			"set expiry":    func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, time.Time{}) },
 			"tag node":      func(tx *tailnet.Tx) error { return tx.SetTags(n.ID, []string{"tag:x"}) },
 			"routes":        func(tx *tailnet.Tx) error { return tx.ApproveRoutes(n.ID, tailnet.RouteEdit{}) },
-			"policy":        func(tx *tailnet.Tx) error { return tx.SetPolicy("{}", "") },
+			"policy":        func(tx *tailnet.Tx) error { return tailnettest.SetPolicy(tx, "{}") },
 			"dns":           func(tx *tailnet.Tx) error { return tx.SetDNS(tailnet.DNS{}) },
 			"dns pins":      func(tx *tailnet.Tx) error { return tx.SetDNSPins(tailnet.DNSPins{BaseDomain: "x.y"}) },
 			"dns file":      func(tx *tailnet.Tx) error { return tx.SetDNSFileRecords(nil) },

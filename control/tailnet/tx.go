@@ -77,6 +77,12 @@ func (tx *Tx) putSoft(n *Node) { tx.put(n) }
 
 func (tx *Tx) put(n *Node) {
 	old := tx.snap.Node(n.ID)
+	if n.Report.attrs == nil { // a new report, which is nobody else's yet
+		n.Report.attrs = postureAttrs(n.Report.Hostinfo)
+		if old != nil && maps.Equal(n.Report.attrs, old.Report.attrs) {
+			n.Report.attrs = old.Report.attrs
+		}
+	}
 	tx.snap.nodes = tx.snap.nodes.with(n.ID, n)
 	tx.snap.index = tx.snap.index.replace(old, n)
 	tx.delta.Nodes.put(n.ID, n)
@@ -103,7 +109,7 @@ func (w *work) noteNode(old, n *Node) {
 	if !sameRouteInput(old, n) {
 		w.dirtyRoutes = true
 	}
-	if n != nil && len(n.Advertised()) > 0 && !samePolicyInput(old, n) {
+	if n != nil && len(n.Advertised()) > 0 && !sameApprovalInput(old, n) {
 		if w.dirtyNodes == nil {
 			w.dirtyNodes = map[NodeID]bool{}
 		}
@@ -118,7 +124,14 @@ func samePolicyInput(a, b *Node) bool {
 	return a.Owner == b.Owner && a.Addrs == b.Addrs &&
 		slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Approved, b.Approved) &&
 		slices.Equal(a.Advertised(), b.Advertised()) &&
-		maps.Equal(postureAttrs(a), postureAttrs(b))
+		maps.Equal(a.Report.attrs, b.Report.attrs)
+}
+
+// sameApprovalInput reports whether there is no news for the approval of
+// routes by the policy. What an admin approves or withdraws is none: the policy does not
+// overrule that until the node or the policy changes.
+func sameApprovalInput(a, b *Node) bool {
+	return a != nil && a.Owner == b.Owner && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Advertised(), b.Advertised())
 }
 
 func sameRouteInput(a, b *Node) bool {
@@ -295,9 +308,9 @@ func (b *batch) adopt(tx *Tx) {
 func (b *batch) derive() {
 	if b.dirtyPolicy {
 		b.compile()
-		if b.autoApprove() {
-			b.compile() // approved routes are an input of the compiler
-		}
+	}
+	if b.autoApprove() {
+		b.compile() // approved routes are an input of the compiler
 	}
 	if b.dirtyRoutes {
 		b.snap.primaries = elect(b.snap.primaries, &b.snap)
@@ -306,7 +319,7 @@ func (b *batch) derive() {
 
 func (b *batch) compile() {
 	p := *b.snap.policy
-	p.Compiled = policy.Compile(p.Doc, compilerInput(&b.snap))
+	p.Compiled = p.Compiled.Recompile(compilerInput(&b.snap))
 	b.snap.policy = &p
 }
 

@@ -112,7 +112,10 @@ func (s *server) setPolicy(ctx context.Context, data []byte) {
 		s.sockets.fileErrs.set("policy", nil)
 		return
 	}
-	err := s.try(ctx, "policy.path", func(tx *tailnet.Tx) error { return tx.SetPolicy(string(data), "") })
+	prepared, err := tailnet.PreparePolicy(s.state.Snapshot(), string(data))
+	if err == nil {
+		err = s.try(ctx, "policy.path", func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, "") })
+	}
 	s.sockets.fileErrs.set("policy", err)
 }
 

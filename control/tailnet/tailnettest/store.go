@@ -18,6 +18,7 @@ type Store struct {
 	img   tailnet.Image
 	rows  rows
 	audit []tailnet.AuditEntry
+	past  []*tailnet.Policy
 	fail  error
 	count int
 }
@@ -71,8 +72,10 @@ func (s *Store) Commit(_ context.Context, d *tailnet.Delta) error {
 	if d.Settings != nil {
 		s.img.Settings = d.Settings
 	}
-	if d.Policy != nil {
-		s.img.Policy = d.Policy
+	if d.Policy != nil { // without what a store does not keep
+		p := d.Policy
+		s.img.Policy = &tailnet.Policy{Source: p.Source, ETag: p.ETag, Updated: p.Updated, By: p.By, Revision: s.img.Seq}
+		s.past = append(s.past, s.img.Policy)
 	}
 	s.audit = append(s.audit, d.Audit...)
 	return nil
@@ -97,6 +100,31 @@ func (s *Store) Audit() []tailnet.AuditEntry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.audit)
+}
+
+// Policies is the history of the policy, like that of package db.
+func (s *Store) Policies(_ context.Context, _ string, limit int, before int64) (page []*tailnet.Policy, next int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range slices.Backward(s.past) {
+		switch {
+		case before > 0 && int64(p.Revision) >= before:
+		case limit > 0 && len(page) == limit:
+			return page, int64(page[limit-1].Revision), nil
+		default:
+			page = append(page, p)
+		}
+	}
+	return page, 0, nil
+}
+
+// SetPolicy prepares a policy against the draft and sets it.
+func SetPolicy(tx *tailnet.Tx, source string) error {
+	p, err := tailnet.PreparePolicy(tx.Snapshot(), source)
+	if err != nil {
+		return err
+	}
+	return tx.SetPolicy(p, "")
 }
 
 func apply[ID comparable, T any](m *map[ID]T, c tailnet.Changes[ID, T]) {

@@ -1,0 +1,192 @@
+package tailnet
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"heddle/policy"
+
+	"tailscale.com/tailcfg"
+)
+
+// maxPolicy bounds the policy file.
+const maxPolicy = 4 << 20
+
+// A PreparedPolicy is a policy that was read, compiled and tested against a
+// snapshot, so that the writer need not do it. It is immutable.
+type PreparedPolicy struct {
+	Source   string
+	Doc      *policy.Doc
+	Compiled *policy.Compiled // with the users and nodes of the snapshot
+	base     *Policy          // in force in the snapshot
+}
+
+// PreparePolicy reads source, in HuJSON, compiles it with the users and nodes
+// of a snapshot, and runs the policy's own tests. The cause of its error is a
+// policy.Errors with all problems and their places. It may take a second of CPU.
+func PreparePolicy(s *Snapshot, source string) (*PreparedPolicy, error) {
+	if len(source) > maxPolicy {
+		return nil, Errorf(Invalid, "the policy has %d bytes; the most is %d", len(source), maxPolicy)
+	}
+	doc, err := policy.Parse([]byte(source))
+	if err != nil {
+		return nil, policyError(err)
+	}
+	in := compilerInput(s)
+	in.Domains = doc.Domains() // heddle has no list of its own domains: it takes all that logins may have
+	p := &PreparedPolicy{Source: source, Doc: doc, Compiled: policy.Compile(doc, in), base: s.policy}
+	problems := errors.Join(p.Compiled.Check(), checkDERPMap(doc.DERPMap()), p.Compiled.RunTests())
+	if problems != nil {
+		return nil, policyError(problems)
+	}
+	return p, nil
+}
+
+// policyError makes the error that tells of all problems that err is made of.
+func policyError(err error) error {
+	var all policy.Errors
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, part := range several.Unwrap() {
+			switch part := part.(type) {
+			case policy.Errors:
+				all = append(all, part...)
+			case *policy.Error:
+				all = append(all, part)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return &Error{Code: Invalid, Msg: "the policy is not valid: " + err.Error(), Err: err}
+	}
+	slices.SortStableFunc(all, func(a, b *policy.Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return &Error{Code: Invalid, Msg: "the policy is not valid: " + all.Error(), Err: all}
+}
+
+// SetPolicy puts a prepared policy in force. If users or nodes have changed
+// since it was prepared, it is compiled with them, and its tests run, again. ifMatch, if not empty, must be the
+// ETag of the policy that it replaces. The policy that is in force already changes nothing.
+func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
+	if err := tx.admin("change the policy"); err != nil {
+		return err
+	}
+	old := tx.snap.policy
+	if ifMatch != "" && strings.Trim(ifMatch, `"`) != old.ETag {
+		return Errorf(Conflict, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", old.ETag)
+	}
+	compiled := p.Compiled
+	if p.base != old || tx.dirtyPolicy {
+		in := compilerInput(&tx.snap)
+		in.Domains = p.Doc.Domains()
+		compiled = compiled.Recompile(in)
+		if err := compiled.RunTests(); err != nil {
+			return policyError(err)
+		}
+	}
+	if p.Source == old.Source && old.Err == nil {
+		return nil
+	}
+	fresh := &Policy{
+		Source: p.Source, ETag: etag(p.Source), Updated: tx.now, By: tx.actor.String(), Revision: tx.state.seq + 1,
+		Doc: p.Doc, Compiled: compiled,
+	}
+	tx.snap.policy = fresh
+	tx.delta.Policy = fresh
+	tx.dirtyPolicy = false // compiled is of the draft as it stands
+	tx.dirtyNodes = map[NodeID]bool{}
+	for n := range tx.snap.Nodes() {
+		if len(n.Advertised()) > 0 {
+			tx.dirtyNodes[n.ID] = true
+		}
+	}
+	tx.refreshDERPMap()
+	tx.audit("policy.set", "policy", Change{"etag", old.ETag, fresh.ETag})
+	return nil
+}
+
+func etag(source string) string {
+	sum := sha256.Sum256([]byte(source))
+	return hex.EncodeToString(sum[:])
+}
+
+// loadPolicy parses the stored policy. One that this version does not
+// understand in full must not stop the server, and must not open what it
+// closed: what is not understood is left out, which allows less, until it is mended.
+func (s *State) loadPolicy(p *Policy) *Policy {
+	if p == nil {
+		return &Policy{ETag: etag(""), Doc: policy.AllowAll()}
+	}
+	fresh := *p
+	var err error
+	fresh.Doc, err = policy.ParseStored([]byte(p.Source))
+	if err != nil {
+		fresh.Err = policyError(err)
+		s.log.Error("the stored policy has parts that this version refuses: they are left out, so that less is allowed, until it is set again",
+			"revision", p.Revision, "err", err)
+	}
+	return &fresh
+}
+
+// compilerInput is the snapshot as the policy compiler wants it.
+func compilerInput(s *Snapshot) policy.Tailnet {
+	t := policy.Tailnet{Nodes: make([]policy.Node, 0, s.NumNodes()), Users: make([]policy.User, 0, s.users.m.Len())}
+	for u := range s.Users() {
+		t.Users = append(t.Users, compilerUser(u))
+	}
+	for n := range s.Nodes() {
+		t.Nodes = append(t.Nodes, policy.Node{
+			ID:         policy.NodeID(n.ID),
+			User:       policy.UserID(n.Owner),
+			Tags:       n.Tags,
+			IPv4:       n.Addrs.V4,
+			IPv6:       n.Addrs.V6,
+			Advertised: n.Advertised(),
+			Approved:   n.Serves(),
+			Attrs:      n.Report.attrs,
+		})
+	}
+	return t
+}
+
+func compilerUser(u *User) policy.User {
+	return policy.User{ID: policy.UserID(u.ID), Login: u.Login(), Role: u.Role}
+}
+
+// postureAttrs are the attributes that a policy's postures may ask about.
+// Clients write some names of systems with capitals, policies write none.
+func postureAttrs(h *tailcfg.Hostinfo) map[string]any {
+	attrs := map[string]any{"node:tsAutoUpdate": h.AllowsUpdate}
+	if h.OS != "" {
+		attrs["node:os"] = strings.ToLower(h.OS)
+	}
+	if h.OSVersion != "" {
+		attrs["node:osVersion"] = h.OSVersion
+	}
+	if h.IPNVersion != "" {
+		short, _, _ := strings.Cut(h.IPNVersion, "-")
+		attrs["node:tsVersion"] = short
+		attrs["node:tsReleaseTrack"] = "stable"
+		if unstable(short) {
+			attrs["node:tsReleaseTrack"] = "unstable"
+		}
+	}
+	if encrypted, ok := h.StateEncrypted.Get(); ok {
+		attrs["node:tsStateEncrypted"] = encrypted
+	}
+	return attrs
+}
+
+// unstable reports whether a version such as 1.91.3 is of the unstable track:
+// those have an odd second number.
+func unstable(version string) bool {
+	_, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(minor)
+	return err == nil && n%2 == 1
+}
