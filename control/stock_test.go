@@ -45,6 +45,29 @@ func (n netmaps) await(t *testing.T, what string, cond func(*netmap.NetworkMap) 
 	}
 }
 
+// newDirect returns the part of a stock client that talks to control servers.
+func newDirect(t *testing.T, serverURL string) *controlclient.Direct {
+	t.Helper()
+	bus := eventbustest.NewBus(t)
+	dialer := tsdial.NewDialer(netmon.NewStatic())
+	dialer.SetBus(bus)
+	host := hostinfo.New()
+	host.Hostname, host.BackendLogID = "stock", "test"
+	machine := key.NewMachine()
+	direct, err := controlclient.NewDirect(controlclient.Options{
+		ServerURL: serverURL, Hostinfo: host, Dialer: dialer, Bus: bus,
+		DiscoPublicKey:       key.NewDisco().Public(),
+		GetMachinePrivateKey: func() (key.MachinePrivate, error) { return machine, nil },
+		C2NHandler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }),
+		Logf:                 func(string, ...any) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { direct.Close() })
+	return direct
+}
+
 // TestStockClient drives the login and map code of the real client, over TCP.
 func TestStockClient(t *testing.T) {
 	s := controltest.Start(t, controltest.Config{})
@@ -53,25 +76,7 @@ func TestStockClient(t *testing.T) {
 	alice := s.User("alice")
 	other := s.Client("other").Join(s.AuthKey(tailnet.AuthKeySpec{Owner: alice}))
 
-	bus := eventbustest.NewBus(t)
-	dialer := tsdial.NewDialer(netmon.NewStatic())
-	dialer.SetBus(bus)
-	host := hostinfo.New()
-	host.Hostname, host.BackendLogID = "stock", "test"
-	machine := key.NewMachine()
-	direct, err := controlclient.NewDirect(controlclient.Options{
-		ServerURL: web.URL, Hostinfo: host, Dialer: dialer, Bus: bus,
-		DiscoPublicKey:       key.NewDisco().Public(),
-		GetMachinePrivateKey: func() (key.MachinePrivate, error) { return machine, nil },
-		C2NHandler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(w, r.Body)
-		}),
-		Logf: func(string, ...any) {},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer direct.Close()
+	direct := newDirect(t, web.URL)
 	ctx := t.Context()
 
 	authURL, err := direct.TryLogin(ctx, controlclient.LoginDefault)

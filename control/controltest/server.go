@@ -28,10 +28,10 @@ import (
 // Bubble runs a test with a clock of its own (testing/synctest).
 func Bubble(t *testing.T, fn func(*testing.T)) {
 	t.Helper()
-	// HTTP/2 keeps channels in a sync.Pool, and one that was made in another
-	// test's bubble is fatal in this one. Two collections empty every pool.
-	runtime.GC()
-	runtime.GC()
+	// HTTP/2 keeps channels in a sync.Pool, and one that was made in a bubble is
+	// fatal outside of it. Two collections empty every pool.
+	defer runtime.GC()
+	defer runtime.GC()
 	synctest.Test(t, fn)
 }
 
