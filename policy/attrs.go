@@ -63,7 +63,9 @@ func (c *Compiled) Caps(id NodeID) tailcfg.NodeCapMap {
 // the control server.
 const disableIPv4 tailcfg.NodeCapability = "disable-ipv4"
 
-// IPv4Off reports whether the node is to have no IPv4 address.
+// IPv4Off reports whether the node is to have no IPv4 address: neither it nor
+// its peers are told of one, and it is told of no IPv4 address of its peers.
+// IPv4 subnet routes stay.
 func (c *Compiled) IPv4Off(id NodeID) bool {
 	n := c.node(id)
 	return n != nil && n.v4off

@@ -188,7 +188,7 @@ func samePrefixes(a, b []netip.Prefix) bool {
 }
 
 func sameAttrs(a, b map[string]any) bool {
-	return len(a) == len(b) && (len(a) == 0 || reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() || maps.Equal(a, b))
+	return len(a) == len(b) && (len(a) == 0 || reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() || reflect.DeepEqual(a, b))
 }
 
 func (c *Compiled) user(id UserID) *user {
