@@ -97,7 +97,7 @@ func (h *hub) enter(ss *session, now time.Time) (live *session, ok bool) {
 func (h *hub) retake(ss *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s := h.slots[ss.node]; s.held == ss {
+	if s := h.slots[ss.node]; s != nil && s.held == ss {
 		s.held = nil
 		s.takeOver(ss)
 	}
@@ -115,15 +115,17 @@ func (h *hub) leave(ss *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	close(ss.left)
-	s := h.slots[ss.node]
-	if s.live == ss {
-		s.live = nil
-	}
-	if s.held == ss {
-		s.held = nil
-	}
-	if s.live == nil && s.held == nil {
-		delete(h.slots, ss.node)
+	// A session that was replaced may leave after its successor, and find no slot.
+	if s := h.slots[ss.node]; s != nil {
+		if s.live == ss {
+			s.live = nil
+		}
+		if s.held == ss {
+			s.held = nil
+		}
+		if s.live == nil && s.held == nil {
+			delete(h.slots, ss.node)
+		}
 	}
 	h.open--
 	if h.closed && h.open == 0 {
@@ -156,6 +158,12 @@ func (h *hub) close() {
 	if h.open == 0 {
 		close(h.empty)
 	}
+}
+
+func (h *hub) stopping() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
 }
 
 // wait returns when the hub has closed and all sessions have left.

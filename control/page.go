@@ -37,7 +37,10 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	if l, ok := s.pending.Get(p.ID); ok {
 		host := l.Registration.Hostinfo
 		p.State, p.Hostname, p.OS = "waiting", host.Hostname, host.OS
-		p.From, p.Key = l.From.String(), l.Registration.Key.ShortString()
+		p.Key, p.From = l.Registration.Key.ShortString(), "unknown"
+		if l.From.IsValid() {
+			p.From = l.From.String()
+		}
 		p.Command = "heddle auth register --user USER " + l.ID
 		if l.Done {
 			p.State = "done"

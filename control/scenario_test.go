@@ -455,6 +455,25 @@ func TestTaggedKey(t *testing.T) {
 	})
 }
 
+// TestAdvertiseTags: `tailscale up --advertise-tags` registers again with the same
+// node key. Tags are never applied without the policy's leave.
+func TestAdvertiseTags(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		c := s.Client("laptop").Join(authKey)
+		c.Hostinfo = c.Hostinfo.Clone()
+		c.Hostinfo.RequestTags = []string{"tag:web"}
+		resp, err := c.Register(t.Context(), nil)
+		if err != nil || !resp.NodeKeyExpired || len(s.Node("laptop").Tags) > 0 {
+			t.Fatalf("%+v, %v, tags %v; want a new login", resp, err, s.Node("laptop").Tags)
+		}
+		c.Renew()
+		resp, err = c.Register(t.Context(), controltest.WithKey(authKey))
+		if err != nil || !strings.Contains(resp.Error, "tag:web") {
+			t.Errorf("%+v, %v, want an error that names the tag", resp, err)
+		}
+	})
+}
+
 func TestWebApproval(t *testing.T) {
 	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, _ string) {
 		alice, _ := s.State.Snapshot().ParseUserRef("alice")

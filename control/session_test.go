@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -232,6 +233,55 @@ func TestSlowReaderIsDropped(t *testing.T) {
 		<-st.Done()
 		c.Reconnect()
 		must(t, "it comes back", c.MustStream().Await(sees("good", "news")))
+	})
+}
+
+// TestReplacedStreamLeavesLast: the old stream hangs in a write while the newer
+// one comes and goes.
+func TestReplacedStreamLeavesLast(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		c := s.Client("phone").Join(authKey)
+		c.MustStream()
+		c.Lose()
+		id := s.Node("phone").ID
+		go func() {
+			noise := make([]byte, 1<<20)
+			rand.Read(noise)
+			req, _ := http.NewRequest("POST", "/echo", bytes.NewReader(noise))
+			s.Control.C2N(context.Background(), id, req)
+		}()
+		time.Sleep(time.Second)
+		c.MustStream().Close()
+		time.Sleep(3 * time.Minute)
+		if got := s.Control.Stats().Streams; got != 0 || s.Node("phone").Status.Online {
+			t.Errorf("%d streams, online %v", got, s.Node("phone").Status.Online)
+		}
+		c.MustStream()
+	})
+}
+
+// TestCancelledUpdateIsDropped: the client has given up on it, and may have
+// sent a newer one since.
+func TestCancelledUpdateIsDropped(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		c := s.Client("phone").Join(authKey)
+		busy := make(chan struct{})
+		go s.Update(func(*tailnet.Tx) error { <-busy; return nil })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := c.Report(ctx, func(r *tailcfg.MapRequest) {
+			r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1")}
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		close(busy)
+		c.MustStream()
+		if got := s.Node("phone").Report.Endpoints; len(got) != 0 {
+			t.Errorf("stale endpoints %v", got)
+		}
 	})
 }
 

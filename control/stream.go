@@ -30,7 +30,7 @@ func keepAlivePeriod() time.Duration { return 50*time.Second + rand.N(10*time.Se
 // good no more, it would begin yet another login.
 const rotationWait = 10 * time.Second
 
-// leaveTime bounds how long a stream's end may wait for the writer.
+// leaveTime is how long a stream's end waits for the writer at a time.
 const leaveTime = 5 * time.Second
 
 // stream serves a map stream until the client leaves, a newer stream takes over,
@@ -50,14 +50,7 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
-		defer cancel()
-		_, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { tx.Disconnect(n.ID); return nil })
-		if err != nil && !errors.Is(err, tailnet.ErrStopped) {
-			s.log.Error("the end of a map stream could not be noted", "node", n.ID, "err", err)
-		}
-	}()
+	defer s.disconnect(context.WithoutCancel(ctx), c, n.ID)
 	m, err := s.maps.Full(snap, v, s.now())
 	if err != nil {
 		return err
@@ -66,6 +59,19 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 		return err
 	}
 	return s.follow(ctx, c, ss, n, snap, req.KeepAlive)
+}
+
+// disconnect notes the end of a stream, in any case: otherwise the node would be
+// online for ever. Only a server that stops does not wait for a writer that hangs.
+func (s *Server) disconnect(ctx context.Context, c *call, id tailnet.NodeID) {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, leaveTime)
+		_, err := s.state.Update(attempt, c.actor(), func(tx *tailnet.Tx) error { tx.Disconnect(id); return nil })
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || s.hub.stopping() {
+			return
+		}
+	}
 }
 
 // hold keeps a stream waiting while another device with the same keys has its
@@ -196,9 +202,6 @@ func (s *Server) drain(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
-
-// Connected reports whether the node has a map stream open.
-func (s *Server) Connected(id tailnet.NodeID) bool { return s.hub.of(id) != nil }
 
 // PopBrowser asks a node's client to open a URL for its person. It must be
 // https, unless the server itself is not. The error is Unavailable if the node is not

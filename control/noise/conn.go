@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"tailscale.com/control/controlbase"
-	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 )
 
@@ -43,11 +42,6 @@ func FromContext(ctx context.Context) *Conn { return ctx.Value(connKey{}).(*Conn
 
 // Peer returns the machine key that the client proved.
 func (c *Conn) Peer() key.MachinePublic { return c.noise.Peer() }
-
-// Version is the capability version that the client claimed in its handshake.
-func (c *Conn) Version() tailcfg.CapabilityVersion {
-	return tailcfg.CapabilityVersion(c.noise.ProtocolVersion())
-}
 
 // Remote returns the address of the other end; invalid if it is not an IP address.
 func (c *Conn) Remote() netip.Addr { return c.remote }

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -85,6 +86,8 @@ type Server struct {
 
 	strangers *crowd[netip.Prefix]
 	known     *crowd[key.MachinePublic]
+
+	refused atomic.Int64 // when a refusal was last logged, in Unix seconds
 
 	serving sync.WaitGroup
 	mu      sync.Mutex
@@ -158,7 +161,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // refuse answers a bad upgrade request.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	s.log.Info("handshake refused", "remote", r.RemoteAddr, "err", err)
+	level := slog.LevelDebug
+	if now := time.Now().Unix(); s.refused.Swap(now) != now {
+		level = slog.LevelInfo // scanners and floods get one line a second
+	}
+	s.log.Log(r.Context(), level, "handshake refused", "remote", r.RemoteAddr, "err", err)
 	http.Error(w, err.Error(), http.StatusBadRequest)
 }
 
