@@ -82,18 +82,49 @@ func (a *allocator) taken(addrs Addrs) {
 	}
 }
 
-// next returns a free address of each family: neither a node nor a tombstone has it.
-func (a *allocator) next(s *Snapshot) (Addrs, error) {
+// next returns a free address of each family: neither a node nor a tombstone
+// has it. The IPv4 address comes from within, if that is not nil (the policy's ipPool).
+func (a *allocator) next(s *Snapshot, within []netip.Prefix) (Addrs, error) {
 	free := func(ip netip.Addr) bool {
 		_, resting := s.index.resting.Get(ip)
 		return !resting && s.NodeByIP(ip) == nil
 	}
-	v4, ok4 := a.v4.next(free, a.random)
+	v4s := &a.v4
+	if within != nil {
+		v4s = a.v4.within(within)
+		if len(v4s.ranges) == 0 {
+			return Addrs{}, Errorf(Exhausted, "the policy's ipPool for this device lies outside addresses.ipv4 of the config; an admin must mend one of them")
+		}
+	}
+	v4, ok4 := v4s.next(free, a.random)
+	if within != nil && !ok4 {
+		return Addrs{}, Errorf(Exhausted, "all addresses of the policy's ipPool for this device are given out; an admin can widen it")
+	}
 	v6, ok6 := a.v6.next(free, a.random)
 	if !ok4 || !ok6 {
 		return Addrs{}, Errorf(Exhausted, "all addresses of this tailnet are given out; the admin can widen addresses.ipv4 and addresses.ipv6 in the config")
 	}
 	return Addrs{v4, v6}, nil
+}
+
+// within returns the part of the pool that lies in the prefixes.
+func (p *pool) within(prefixes []netip.Prefix) *pool {
+	var mine, wanted netipx.IPSetBuilder
+	for _, r := range p.ranges {
+		mine.AddRange(r)
+	}
+	for _, w := range prefixes {
+		wanted.AddPrefix(w)
+	}
+	set, err := wanted.IPSet()
+	if err != nil {
+		return &pool{}
+	}
+	mine.Intersect(set)
+	if set, err = mine.IPSet(); err != nil {
+		return &pool{}
+	}
+	return &pool{ranges: set.Ranges()}
 }
 
 // randomTries is how often a random address is drawn before the pool is

@@ -3,6 +3,7 @@ package tailnet
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code sorts errors by what the caller can do about them. The edges map it to
@@ -35,7 +36,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Err != nil {
+	if e.Err != nil && !strings.Contains(e.Msg, e.Err.Error()) {
 		return e.Msg + ": " + e.Err.Error()
 	}
 	return e.Msg

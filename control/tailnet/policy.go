@@ -23,8 +23,23 @@ type PreparedPolicy struct {
 	Source   string
 	Doc      *policy.Doc
 	Compiled *policy.Compiled // with the users and nodes of the snapshot
+	Warnings policy.Errors    // what it asks for and does not get yet; nil if there is nothing
 	base     *Policy          // in force in the snapshot
 }
+
+// refused are the features that heddle refuses, and promised those that it
+// takes although they do not do all they should: they then allow less. Each
+// has its reason. The names are those of policy.Doc.Features.
+var (
+	refused = map[string]string{
+		"nodeAttrs funnel": "Funnel needs relays on the Internet that take visitors in, which heddle has none of",
+	}
+	promised = map[string]string{
+		"ssh check":                 "there is no page yet on which a person could confirm, so that connections under this rule are refused; use \"accept\" where you can",
+		"custom posture attributes": "nothing sets attributes with custom: yet, so that they count as not set",
+		"autoApprovers services":    "there are no services (svc:) here yet, so that there is nothing to approve",
+	}
+)
 
 // PreparePolicy reads source, in HuJSON, compiles it with the users and nodes
 // of a snapshot, and runs the policy's own tests. The cause of its error is a
@@ -40,7 +55,8 @@ func PreparePolicy(s *Snapshot, source string) (*PreparedPolicy, error) {
 	in := compilerInput(s)
 	in.Domains = doc.Domains() // heddle has no list of its own domains: it takes all that logins may have
 	p := &PreparedPolicy{Source: source, Doc: doc, Compiled: policy.Compile(doc, in), base: s.policy}
-	problems := errors.Join(p.Compiled.Check(), checkDERPMap(doc.DERPMap()), p.Compiled.RunTests())
+	errors.As(doc.Refuse(promised), &p.Warnings)
+	problems := errors.Join(doc.Refuse(refused), p.Compiled.Check(), checkDERPMap(doc.DERPMap()), p.Compiled.RunTests())
 	if problems != nil {
 		return nil, policyError(problems)
 	}
@@ -108,6 +124,16 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	tx.refreshDERPMap()
 	tx.audit("policy.set", "policy", Change{"etag", old.ETag, fresh.ETag})
 	return nil
+}
+
+// needs reports whether a policy uses a feature.
+func needs(doc *policy.Doc, feature string) bool {
+	for _, f := range doc.Features() {
+		if f.Name == feature {
+			return true
+		}
+	}
+	return false
 }
 
 func etag(source string) string {

@@ -5,6 +5,7 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -147,7 +148,7 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 	host := CleanHostinfo(r.Hostinfo)
 	n, known := tx.reusable(r, a)
 	if !known {
-		addrs, err := tx.state.alloc.next(&tx.snap)
+		addrs, err := tx.state.alloc.next(&tx.snap, tx.ipPool(a, host))
 		if err != nil {
 			return nil, err
 		}
@@ -184,6 +185,19 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 		tx.audit("node.create", n.label(), nodeChanges(&Node{}, n)...)
 	}
 	return n, nil
+}
+
+// ipPool returns where the policy wants the IPv4 address of a new device to
+// come from, nil if it does not care.
+func (tx *Tx) ipPool(a admission, host *tailcfg.Hostinfo) []netip.Prefix {
+	p := tx.snap.policy
+	if !needs(p.Doc, "nodeAttrs ipPool") {
+		return nil
+	}
+	const id = policy.NodeID(1<<63 - 1) // nobody's
+	in := compilerInput(&tx.snap)
+	in.Nodes = append(in.Nodes, policy.Node{ID: id, User: policy.UserID(a.owner), Tags: a.tags, Attrs: postureAttrs(host)})
+	return p.Compiled.Recompile(in).IPPool(id)
 }
 
 // reusable returns a copy of the node that the device is to go on as: the one
