@@ -126,7 +126,7 @@ func (c *Compiled) Recompile(t Tailnet) *Compiled {
 	}
 	next := *c
 	next.settings = settings{t.Domains, t.Groups, t.AutoUpdates, t.SSHCheckURL}
-	b := &builder{Compiled: &next, added: map[int32][]*node{}, removed: map[int32][]NodeID{}}
+	b := &builder{Compiled: &next}
 	b.diffUsers(t.Users)
 	b.diffNodes(t.Nodes)
 	b.apply()
@@ -136,8 +136,6 @@ func (c *Compiled) Recompile(t Tailnet) *Compiled {
 // builder makes the next Compiled. What it changes it copies first.
 type builder struct {
 	*Compiled
-	added         map[int32][]*node // by term
-	removed       map[int32][]NodeID
 	routesChanged bool
 	usersChanged  bool
 	fresh, gone   []*node
@@ -242,9 +240,6 @@ func (b *builder) unchanged(old *node, n *Node) bool {
 }
 
 func (b *builder) remove(n *node) {
-	for _, t := range n.ident.terms {
-		b.removed[t] = append(b.removed[t], n.ID)
-	}
 	b.routesChanged = b.routesChanged || len(n.subnet) > 0
 	b.ownCounts()
 	if b.inClass[n.class]--; b.inClass[n.class] == 0 {
@@ -285,9 +280,6 @@ func (b *builder) add(in *Node) *node {
 		return off && n.within(d, r.target)
 	})
 	n.class = b.classOf(n)
-	for _, t := range n.ident.terms {
-		b.added[t] = append(b.added[t], n)
-	}
 	b.routesChanged = b.routesChanged || len(n.subnet) > 0
 	b.fresh = append(b.fresh, n)
 	return n
@@ -330,7 +322,7 @@ func (b *builder) identity(n *Node) *identity {
 		if !b.owns.tagged {
 			b.tagged, b.owns.tagged = maps.Clone(b.tagged), true
 		}
-		i = b.doc.newIdentity(append(tags, "autogroup:tagged"))
+		i = b.doc.newIdentity(tagNames(tags))
 		b.tagged[key] = i
 	}
 	return i

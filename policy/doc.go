@@ -241,7 +241,7 @@ func (d *Doc) MayTag(u *User, tags []string, tag string) bool {
 			names[n] = true
 		}
 	} else {
-		for _, t := range tags {
+		for _, t := range tagNames(tags) {
 			names[t] = true
 		}
 	}
@@ -263,16 +263,18 @@ func (d *Doc) MayTag(u *User, tags []string, tag string) bool {
 }
 
 // userNames are the canonical names of all identity selectors that a user's
-// untagged nodes match.
+// untagged nodes match. What users are called comes from elsewhere: a login
+// must not pass for a selector of another kind.
 func (d *Doc) userNames(u *User) []string {
-	names := []string{u.Login, "autogroup:member"}
-	if u.Role != "" {
+	names := []string{"autogroup:member"}
+	switch u.Role {
+	case Owner, Admin, ITAdmin, NetworkAdmin, BillingAdmin, Auditor:
 		names = append(names, "autogroup:"+string(u.Role))
 	}
-	if i := strings.LastIndexByte(u.Login, '@'); i >= 0 {
-		names = append(names, "user:*"+u.Login[i:])
+	if at := strings.LastIndexByte(u.Login, '@'); at > 0 && !strings.ContainsAny(u.Login, " :*/,") {
+		names = append(names, u.Login, "user:*"+u.Login[at:])
+		names = append(names, d.text.GroupsOf[u.Login]...)
 	}
-	names = append(names, d.text.GroupsOf[u.Login]...)
 	for _, g := range u.Groups {
 		name := "group:" + g
 		if _, defined := d.text.Groups[name]; !defined {
@@ -282,11 +284,22 @@ func (d *Doc) userNames(u *User) []string {
 	return names
 }
 
+// tagNames are the same for a node with these tags.
+func tagNames(tags []string) []string {
+	names := []string{"autogroup:tagged"}
+	for _, t := range tags {
+		if strings.HasPrefix(t, "tag:") {
+			names = append(names, t)
+		}
+	}
+	return names
+}
+
 // named reports whether a node matches an identity selector, which need not
 // occur in any rule.
 func (d *Doc) named(n *Node, u *user, s syntax.Selector) bool {
 	if len(n.Tags) > 0 {
-		return s.Kind == syntax.Tagged || slices.Contains(n.Tags, s.Name)
+		return slices.Contains(tagNames(n.Tags), s.Name)
 	}
 	return u != nil && slices.Contains(d.userNames(&u.User), s.Name)
 }

@@ -626,6 +626,38 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestImpostors: logins, roles, groups and tags that look like selectors match
+// none of them.
+func TestImpostors(t *testing.T) {
+	tn := small()
+	tn.Users[1] = policy.User{ID: 2, Login: "tag:server", Role: "tagged", Groups: []string{"dev", "empty"}}
+	tn.Users[2] = policy.User{ID: 3, Login: "autogroup:owner@x", Role: "owner:*"}
+	tn.Nodes[4].Tags = []string{"ann@example.com", "autogroup:owner", "*x", "10.0.0.0/8"}
+	c := compile(t, `"acls": [{"action": "accept", "src": ["tag:server", "autogroup:owner", "autogroup:tagged", "group:empty", "group:dev", "ann@example.com", "10.0.0.0/8"],
+		"dst": ["100.64.0.9:22"]}], "autoApprovers": {"exitNode": ["tag:server", "ann@example.com", "group:dev"]}`, tn)
+	e := func(id byte) bool {
+		return c.Explain(netip.AddrFrom4([4]byte{100, 64, 0, id}), netip.MustParseAddr("100.64.0.9"), 6, 22).Allowed
+	}
+	tn.Nodes = append(tn.Nodes, policy.Node{ID: 9, User: 1, IPv4: netip.MustParseAddr("100.64.0.9")})
+	c = c.Recompile(tn)
+	for id, want := range map[byte]bool{1: true, 3: false, 4: false, 5: true /* tagged, with whatever */, 6: true} {
+		if got := e(id); got != want {
+			t.Errorf("node %d: %v", id, got)
+		}
+	}
+	exit := netip.MustParsePrefix("::/0")
+	if !c.AutoApproves(1, exit) || c.AutoApproves(3, exit) || c.AutoApproves(5, exit) {
+		t.Error("approved")
+	}
+	doc, err := policy.Parse([]byte(`{"tagOwners": {"tag:a": ["tag:b"], "tag:b": []}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if doc.MayTag(&policy.User{Login: "tag:b"}, nil, "tag:a") || doc.MayTag(nil, []string{"ann@example.com"}, "tag:a") {
+		t.Error("may tag")
+	}
+}
+
 // TestTotal: Compile survives what no tailnet should have.
 func TestTotal(t *testing.T) {
 	doc, err := policy.Parse([]byte(`{"acls": [{"action": "accept", "src": ["*", "group:x"], "dst": ["*:*", "autogroup:self:*"]}]}`))

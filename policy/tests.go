@@ -112,7 +112,7 @@ func (r *testRun) imagined(tm syntax.Selector) []*node {
 	var i *identity
 	switch tm.Kind {
 	case syntax.Tag:
-		i = r.doc.newIdentity([]string{tm.Name, "autogroup:tagged"})
+		i = r.doc.newIdentity(tagNames([]string{tm.Name}))
 	case syntax.Tagged:
 		i = r.doc.newIdentity([]string{tm.Name})
 	case syntax.User:
