@@ -272,7 +272,10 @@ func (d *Doc) userNames(u *User) []string {
 		names = append(names, "autogroup:"+string(u.Role))
 	}
 	if at := strings.LastIndexByte(u.Login, '@'); at > 0 && !strings.ContainsAny(u.Login, " :*/,") {
-		names = append(names, u.Login, "user:*"+u.Login[at:])
+		names = append(names, u.Login)
+		if domain := u.Login[at:]; domain != "@" {
+			names = append(names, "user:*"+domain)
+		}
 		names = append(names, d.text.GroupsOf[u.Login]...)
 	}
 	for _, g := range u.Groups {

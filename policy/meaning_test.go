@@ -626,6 +626,19 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestUserWithoutMail: a user of the server's own, without a mail address, is
+// written with a final "@".
+func TestUserWithoutMail(t *testing.T) {
+	tn := small()
+	tn.Users[1].Login = "bob@"
+	for src, want := range map[string][]policy.NodeID{"bob@": {3}, "user:*@example.com": {1, 2}, "bob@example.com": nil} {
+		c := compile(t, `"acls": [{"action": "accept", "src": ["`+src+`"], "dst": ["tag:server:22"]}]`, tn)
+		if diff := cmp.Diff(want, seen(c, tn, 5)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", src, diff)
+		}
+	}
+}
+
 // TestImpostors: logins, roles, groups and tags that look like selectors match
 // none of them.
 func TestImpostors(t *testing.T) {

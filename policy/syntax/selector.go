@@ -87,7 +87,8 @@ func (p *parser) deferCheck(off int, domain, group string) {
 	p.d.Deferred = append(p.d.Deferred, Deferred{line, col, domain, group})
 }
 
-// Lookup turns a trimmed selector into a Selector. Groups that the policy does not
+// Lookup turns a trimmed selector into a Selector. A user without a mail
+// address is written with a final "@". Groups that the policy does not
 // define are fine here; the identity provider may have them.
 func (p *Policy) Lookup(s string) (Selector, error) {
 	prefix, rest, _ := strings.Cut(s, ":")
@@ -108,6 +109,8 @@ func (p *Policy) Lookup(s string) (Selector, error) {
 			return Selector{}, fmt.Errorf("tag not found: %q; define it in tagOwners", s)
 		}
 		return Selector{Kind: Tag, Name: s}, nil
+	case s == "user:*@":
+		return Selector{}, fmt.Errorf("%q: the domain is missing", s)
 	case strings.HasPrefix(s, "user:*@"):
 		return Selector{Kind: Domain, Name: s}, nil
 	case prefix == "ipset":
@@ -131,7 +134,7 @@ func (p *Policy) Lookup(s string) (Selector, error) {
 		t.Kind = Host
 		return t, nil
 	}
-	if at := strings.IndexByte(s, '@'); at > 0 && at < len(s)-1 && !strings.ContainsAny(s, " \t\r\n*,") {
+	if at := strings.LastIndexByte(s, '@'); at > 0 && !strings.ContainsAny(s, " \t\r\n:*/,") {
 		return Selector{Kind: User, Name: s}, nil
 	}
 	return Selector{}, fmt.Errorf("%q: invalid address, and no host, user or group has this name", s)

@@ -126,6 +126,8 @@ func (p *parser) sshUsers(v *hujson.Value, r *SSHRule, users []text) {
 		switch {
 		case login == "" || login == "*":
 			p.fail(u.off, "user %q is not valid; use \"autogroup:nonroot\" for all but root", u.s)
+		case isLocalpart && domain == "":
+			p.fail(u.off, "user %q: the domain is missing", u.s)
 		case isLocalpart:
 			r.Localparts = append(r.Localparts, domain)
 			p.deferCheck(u.off, domain, "")
