@@ -42,7 +42,7 @@ func look(s *tailnet.Snapshot, viewer tailnet.NodeID, n *tailnet.Node) sight {
 }
 
 func (a sight) equal(b sight) bool {
-	return a.node == b.node && a.sameCopy(b)
+	return a.node.Alike(b.node) && a.sameCopy(b)
 }
 
 // sameCopy reports whether the viewers are shown the same copy of a node, if
@@ -74,13 +74,13 @@ func (a sight) check(s *tailnet.Snapshot) error {
 		return errors.New("its ID is not positive")
 	case n.Key.IsZero():
 		return errors.New("it has no key")
-	case s.NodeByKey(n.Key) != n:
+	case !found(s.NodeByKey(n.Key), n):
 		return errors.New("another node has its key")
 	case len(addrs) == 0:
 		return errors.New("it has no address")
 	}
 	for _, p := range addrs {
-		if s.NodeByIP(p.Addr()) != n {
+		if !found(s.NodeByIP(p.Addr()), n) {
 			return fmt.Errorf("another node has its address %v", p.Addr())
 		}
 	}
@@ -97,6 +97,9 @@ func (a sight) check(s *tailnet.Snapshot) error {
 	}
 	return nil
 }
+
+// found reports whether who, maybe nobody, is that node in whatever state.
+func found(who, n *tailnet.Node) bool { return who != nil && who.ID == n.ID }
 
 // appendPeer writes the node as peers are told of it: only what clients read
 // of a peer, always in the same order, so that an unchanged node gives the same

@@ -115,7 +115,7 @@ func (e *Encoder) view(s *tailnet.Snapshot, id tailnet.NodeID) *view {
 	class := m.compiled.Class(policy.NodeID(id))
 	ids := m.classes[class]
 	old := e.relative(s, ids)
-	if old != nil && old.s == s {
+	if old != nil && old.s.Version() == s.Version() {
 		return old
 	}
 	at := &vantage{s: s, class: class, id: id, other: func() tailnet.NodeID { return anyBut(ids, id) }}
@@ -334,6 +334,13 @@ type block struct {
 	z    []byte
 }
 
+// sightKey is the part of a sight that changes often.
+type sightKey struct {
+	id     tailnet.NodeID
+	report *tailnet.Report
+	online bool
+}
+
 type blockKey struct {
 	base     string
 	lo, span tailnet.NodeID
@@ -344,7 +351,7 @@ type blockKey struct {
 func (e *Encoder) block(base string, peers []sight, lo, span tailnet.NodeID) *block {
 	key := blockKey{base: base, lo: lo, span: span}
 	for _, a := range peers {
-		key.hash = key.hash*0x100000001b3 ^ maphash.Comparable(seed, a.node) + uint64(len(a.caps)+len(a.routes)<<8)
+		key.hash = key.hash*0x100000001b3 ^ maphash.Comparable(seed, sightKey{a.node.ID, a.node.Report, a.node.Status.Online}) + uint64(len(a.caps)+len(a.routes)<<8)
 	}
 	if b, ok := e.cache.get(key).(*block); ok && slices.EqualFunc(b.peers, peers, sight.equal) {
 		return b

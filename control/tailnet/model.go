@@ -110,7 +110,7 @@ type Status struct {
 	Online   bool      // shown to peers; falls a grace after the last stream ended
 	Alive    bool      // fit to carry primary routes: connected and answering probes
 	Expired  bool      // Expiry has passed
-	LastSeen time.Time // when it was last connected, or is; zero if it never was
+	LastSeen time.Time // when its last stream ended, or the first since it is online began; zero if it never had one
 
 	streams int  // open map streams
 	mute    bool // the last probe was not answered
@@ -140,6 +140,32 @@ func (n *Node) Serves() []netip.Prefix {
 // ExitNode reports whether the node's exit routes are in force.
 func (n *Node) ExitNode() bool {
 	return slices.ContainsFunc(n.Serves(), tsaddr.IsExitRoute)
+}
+
+// Alike reports whether n and o are states of one node between which readers of
+// snapshots see no difference. What does not count is how many streams it has, when an online
+// node was last seen, and whether a node without approved routes is alive.
+func (n *Node) Alike(o *Node) bool {
+	if n == o {
+		return true
+	}
+	a, b := n.Status, o.Status
+	if a.Online != b.Online || a.Expired != b.Expired || !a.Online && !a.LastSeen.Equal(b.LastSeen) ||
+		len(n.Approved) > 0 && a.Alive != b.Alive {
+		return false
+	}
+	return n.ID == o.ID && n.StableID == o.StableID && n.Machine == o.Machine && n.Key == o.Key &&
+		n.Owner == o.Owner && slices.Equal(n.Tags, o.Tags) && n.Name == o.Name && n.Fixed == o.Fixed &&
+		n.Addrs == o.Addrs && n.Expiry.Equal(o.Expiry) && n.Ephemeral == o.Ephemeral &&
+		slices.Equal(n.Approved, o.Approved) && n.Origin == o.Origin && n.Report == o.Report
+}
+
+// sameToReaders is Alike for nodes of which one or both may be absent.
+func sameToReaders(a, b *Node) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Alike(b)
 }
 
 // clone returns a copy that may be changed field by field; slices and pointers

@@ -91,7 +91,8 @@ func (tx *Tx) followTags(n *Node, before []string) bool {
 	return true
 }
 
-// Connect counts a map stream that opened.
+// Connect counts a map stream that opened. If the node was online already,
+// which is so of a whole fleet that comes back after a restart, it is no news and costs no write.
 func (tx *Tx) Connect(id NodeID) error {
 	n := tx.snap.Node(id)
 	if n == nil {
@@ -99,12 +100,15 @@ func (tx *Tx) Connect(id NodeID) error {
 	}
 	out := n.clone()
 	out.Status.streams++
-	out.Status.mute = false
-	out.Status.Online, out.Status.Alive = true, true
-	out.Status.LastSeen = tx.now
+	out.Status.mute, out.Status.Alive = false, true
 	for _, kind := range []timerKind{offlineTimer, dormantTimer, ephemeralTimer} {
 		tx.cancel(kind, id)
 	}
+	if n.Status.Online {
+		tx.putDerived(out)
+		return nil
+	}
+	out.Status.Online, out.Status.LastSeen = true, tx.now
 	tx.putSoft(out)
 	return nil
 }
@@ -138,7 +142,7 @@ func (tx *Tx) SetAnswering(id NodeID, ok bool) {
 	}
 	out := n.clone()
 	out.Status.mute, out.Status.Alive = !ok, ok
-	tx.putSoft(out)
+	tx.putDerived(out)
 }
 
 // expire does what a deadline is about, if it still holds.
@@ -163,6 +167,8 @@ func (tx *Tx) expire(t timer) error {
 			return nil
 		}
 		out.Status.Alive = false
+		tx.putDerived(out)
+		return nil
 	case ephemeralTimer:
 		if n.Ephemeral && n.Status.streams == 0 {
 			tx.removeNode(n, "node.delete")

@@ -53,7 +53,8 @@ type indexes struct {
 	apiKey  *immutable.Map[string, APIKeyID]  // by public part
 }
 
-// Version numbers the snapshots of this process, in order.
+// Version numbers the snapshots of this process, in order. Two with the same
+// number are the same to their readers.
 func (s *Snapshot) Version() uint64 { return s.version }
 
 // Superseded is closed once a newer snapshot is published.
@@ -150,7 +151,7 @@ type NodeChange struct {
 }
 
 // NodesChangedSince yields the nodes that differ from an older snapshot, in
-// ascending order of ID. It costs what changed, not what is there.
+// ascending order of ID: those that differ to readers, see Node.Alike. It costs what changed, not what is there.
 func (s *Snapshot) NodesChangedSince(old *Snapshot) iter.Seq[NodeChange] {
 	return s.nodes.changedSince(old.nodes)
 }
@@ -288,7 +289,7 @@ func (t nodeTable) changedSince(old nodeTable) iter.Seq[NodeChange] {
 				continue
 			}
 			for i := range a {
-				if a[i] != b[i] && !yield(NodeChange{a[i], b[i]}) {
+				if !sameToReaders(a[i], b[i]) && !yield(NodeChange{a[i], b[i]}) {
 					return
 				}
 			}

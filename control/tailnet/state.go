@@ -218,7 +218,7 @@ func (s *State) serve(ctx context.Context, batch []*request) {
 // finish derives, commits if something hard changed, and publishes.
 func (s *State) finish(ctx context.Context, b *batch) error {
 	b.derive()
-	if !b.changed {
+	if !b.changed && !b.stirred {
 		return nil
 	}
 	if b.hard {
@@ -237,6 +237,11 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		effect()
 	}
 	next := b.snap
+	if !b.changed {
+		// Readers cannot tell it from the one before: it goes by the same version, and wakes nobody.
+		s.current.Store(&next)
+		return nil
+	}
 	next.version = b.base.version + 1
 	next.superseded = make(chan struct{})
 	s.current.Store(&next)

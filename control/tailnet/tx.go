@@ -28,6 +28,7 @@ type work struct {
 	snap    Snapshot
 	delta   Delta
 	changed bool // snap differs from what was published
+	stirred bool // snap differs, but maybe only in what nobody but the writer looks at
 	hard    bool // must be committed before it is published
 	effects []func()
 
@@ -71,11 +72,11 @@ func (tx *Tx) cancel(kind timerKind, id NodeID) {
 	tx.effects = append(tx.effects, func() { tx.state.timers.drop(timer{kind, id}) })
 }
 
-// putHard stores a node that must be committed; putSoft one whose change may be lost.
-func (tx *Tx) putHard(n *Node) { tx.put(n); tx.hard = true }
-func (tx *Tx) putSoft(n *Node) { tx.put(n) }
-
-func (tx *Tx) put(n *Node) {
+// putHard stores a node that must be committed; putSoft one whose change may be
+// lost; putDerived one of which nothing changed that is stored at all.
+func (tx *Tx) putHard(n *Node) { tx.putSoft(n); tx.hard = true }
+func (tx *Tx) putSoft(n *Node) { tx.putDerived(n); tx.delta.Nodes.put(n.ID, n) }
+func (tx *Tx) putDerived(n *Node) {
 	old := tx.snap.Node(n.ID)
 	if n.Report.attrs == nil { // a new report, which is nobody else's yet
 		n.Report.attrs = postureAttrs(n.Report.Hostinfo)
@@ -85,7 +86,6 @@ func (tx *Tx) put(n *Node) {
 	}
 	tx.snap.nodes = tx.snap.nodes.with(n.ID, n)
 	tx.snap.index = tx.snap.index.replace(old, n)
-	tx.delta.Nodes.put(n.ID, n)
 	tx.noteNode(old, n)
 }
 
@@ -102,6 +102,10 @@ func (tx *Tx) dropNode(n *Node) {
 
 // noteNode notes what must be derived anew because a node changed.
 func (w *work) noteNode(old, n *Node) {
+	w.stirred = true
+	if sameToReaders(old, n) {
+		return
+	}
 	w.changed = true
 	if !samePolicyInput(old, n) {
 		w.dirtyPolicy = true
@@ -298,6 +302,7 @@ func (b *batch) adopt(tx *Tx) {
 	tx.delta.LastID = tx.snap.lastID
 	b.delta.merge(&tx.delta)
 	b.changed = b.changed || tx.changed
+	b.stirred = b.stirred || tx.stirred
 	b.hard = b.hard || tx.hard
 	b.effects = append(b.effects, tx.effects...)
 	b.dirtyPolicy, b.dirtyRoutes, b.dirtyNodes = tx.dirtyPolicy, tx.dirtyRoutes, tx.dirtyNodes
