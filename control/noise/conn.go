@@ -99,8 +99,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// send encrypts p and writes all its Noise frames at once. Noise frames are at
-// most 4 KB, and one system call for each is what large maps would mostly cost.
+// send encrypts p and writes all its Noise frames at once: they are at most
+// 4 KB each, and http2.Server writes 16 KB at a time. For large maps this saves
+// a tenth of the CPU time of both ends (measured), and packets.
 func (c *Conn) send(p []byte) (int, error) {
 	c.out.held = true
 	n, err := c.noise.Write(p)

@@ -31,7 +31,7 @@ type rig struct {
 	done chan error
 }
 
-func start(t *testing.T, h http.Handler, l Limits) *rig {
+func start(t testing.TB, h http.Handler, l Limits) *rig {
 	r := &rig{key: key.NewMachine(), done: make(chan error, 1)}
 	r.Server = New(Options{Key: r.key, Handler: h, Known: func(key.MachinePublic) bool { return false }, Limits: l})
 	r.web = httptest.NewServer(r.Server)
@@ -47,7 +47,7 @@ func start(t *testing.T, h http.Handler, l Limits) *rig {
 }
 
 // dial opens a Noise connection as a native client does.
-func (r *rig) dial(t *testing.T) *controlbase.Conn {
+func (r *rig) dial(t testing.TB) *controlbase.Conn {
 	t.Helper()
 	raw, err := net.Dial("tcp", r.web.Listener.Addr().String())
 	if err != nil {
@@ -79,7 +79,7 @@ type bufConn struct {
 
 func (b bufConn) Read(p []byte) (int, error) { return b.r.Read(p) }
 
-func h2client(t *testing.T, c net.Conn) *http2.ClientConn {
+func h2client(t testing.TB, c net.Conn) *http2.ClientConn {
 	t.Helper()
 	cc, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c)
 	if err != nil {
@@ -400,4 +400,21 @@ func between(stream []byte) bool {
 		}
 	}
 	return begun && !block
+}
+
+// BenchmarkLargeAnswer measures how fast a full map of ten thousand peers leaves.
+func BenchmarkLargeAnswer(b *testing.B) {
+	answer := make([]byte, 923<<10)
+	r := start(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(answer) }), Limits{})
+	cc := h2client(b, r.dial(b))
+	b.SetBytes(int64(len(answer)))
+	for b.Loop() {
+		req, _ := http.NewRequestWithContext(b.Context(), "GET", "http://x/", nil)
+		res, err := cc.RoundTrip(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
 }
