@@ -140,7 +140,7 @@ func (s *Server) fail(c *call, r *http.Request, err error) {
 	if code == tailnet.Internal || code == tailnet.Unavailable {
 		level = slog.LevelError
 	}
-	if s.told.allow(c.machine.String() + r.URL.Path + code.String()) {
+	if s.throttle.told.allow(c.machine.String() + r.URL.Path + code.String()) {
 		s.log.Log(r.Context(), level, "request refused", "path", r.URL.Path, "machine", c.machine.ShortString(),
 			"remote", c.conn.Remote(), "code", code, "err", err)
 	}

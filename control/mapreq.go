@@ -67,7 +67,7 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 		c.w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	if s.told.allow("gone" + t.Key.String()) {
+	if s.throttle.told.allow("gone" + t.Key.String()) {
 		s.log.Info("a device whose node is gone was told to log in again", "name", t.Name, "node", t.Node, "remote", c.conn.Remote())
 	}
 	v.ID = t.Node

@@ -80,7 +80,7 @@ func (s *Server) servePageStatus(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) pageAllowed(w http.ResponseWriter, r *http.Request) bool {
 	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
-	if s.pages.allow(ap.Addr().String()) {
+	if s.throttle.pages.allow(ap.Addr().String()) {
 		return true
 	}
 	w.Header().Set("Retry-After", "60")

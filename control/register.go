@@ -26,7 +26,7 @@ func (s *Server) register(ctx context.Context, c *call, req *tailcfg.RegisterReq
 	case errors.Is(err, tailnet.ErrStaleKey):
 		resp = &tailcfg.RegisterResponse{NodeKeyExpired: true}
 	default:
-		if s.told.allow("login" + c.machine.String()) {
+		if s.throttle.told.allow("login" + c.machine.String()) {
 			s.log.Info("login refused", "machine", c.machine.ShortString(), "node_key", req.NodeKey.ShortString(), "remote", c.conn.Remote(), "err", err)
 		}
 		resp = &tailcfg.RegisterResponse{Error: tailnet.Message(err)}
@@ -153,7 +153,7 @@ func (s *Server) sendToPage(c *call, req *tailcfg.RegisterRequest) (*tailcfg.Reg
 	if err != nil {
 		return nil, errBusy
 	}
-	if s.told.allow("pending" + l.ID) {
+	if s.throttle.told.allow("pending" + l.ID) {
 		s.log.Info("login waits for approval", "hostname", l.Registration.Hostinfo.Hostname, "machine", c.machine.ShortString(), "remote", c.conn.Remote())
 	}
 	return &tailcfg.RegisterResponse{AuthURL: s.url.JoinPath("register", l.ID).String()}, nil

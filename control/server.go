@@ -80,10 +80,15 @@ type Server struct {
 	hub      *hub
 	calls    calls
 	decoding chan struct{}
-	pages    *limiter
-	told     *limiter // log lines of one cause
+	throttle throttle
 	counts   counters
 	pings    sync.WaitGroup // writes of pings, which may block until their connection ends
+}
+
+// throttle counts what one cause may do only so often.
+type throttle struct {
+	pages *limiter // requests for login pages, by address
+	told  *limiter // log lines, by what they are about
 }
 
 // counters are for Stats.
@@ -121,8 +126,10 @@ func New(o Options) *Server {
 		pending:  pending.New(l.Pending, o.Now),
 		hub:      newHub(),
 		decoding: make(chan struct{}, l.Decoding),
-		pages:    newLimiter(l.PageRate, time.Minute, o.Now),
-		told:     newLimiter(1, 10*time.Minute, o.Now),
+		throttle: throttle{
+			pages: newLimiter(l.PageRate, time.Minute, o.Now),
+			told:  newLimiter(1, 10*time.Minute, o.Now),
+		},
 	}
 	s.noise = noise.New(noise.Options{
 		Key:     o.NoiseKey,

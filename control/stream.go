@@ -78,7 +78,7 @@ func (s *Server) disconnect(ctx context.Context, c *call, id tailnet.NodeID) {
 // turn. It reports whether the stream may go on.
 func (s *Server) hold(ctx context.Context, c *call, ss, live *session) bool {
 	s.counts.held.Add(1)
-	if s.told.allow("clone" + ss.node.String()) {
+	if s.throttle.told.allow("clone" + ss.node.String()) {
 		s.log.Warn("two devices use the keys of one node and take turns; log one of them out and in again",
 			"node", ss.node, "remote", c.conn.Remote(), "other", live.conn.Remote())
 	}
