@@ -71,16 +71,33 @@ func (c *Compiled) IPv4Off(id NodeID) bool {
 	return n != nil && n.v4off
 }
 
-// IPPool returns the ranges that an IPv4 address for the node is to come from,
-// nil if the policy does not care.
+// IPPool returns the ranges that an IPv4 address for a new node is to come from:
+// of the user u, or with tags if u is nil. Nil if the policy does not care.
+// Read only.
+func (d *Doc) IPPool(u *User, tags []string) []netip.Prefix {
+	names := tagNames(tags)
+	if u != nil {
+		names = d.userNames(u)
+	}
+	i := d.newIdentity(names)
+	for _, r := range d.attrs {
+		if len(r.Pool) > 0 && hasAny(i.terms, d.sets[r.target].terms) {
+			return r.Pool
+		}
+	}
+	return nil
+}
+
+// IPPool is Doc.IPPool for a node that there is, and counts its addresses too.
+// Read only.
 func (c *Compiled) IPPool(id NodeID) []netip.Prefix {
 	n := c.node(id)
 	if n == nil {
 		return nil
 	}
-	for i := range c.doc.attrs {
-		if r := &c.doc.attrs[i]; len(r.Pool) > 0 && n.within(c.doc, r.target) {
-			return slices.Clone(r.Pool)
+	for _, r := range c.doc.attrs {
+		if len(r.Pool) > 0 && n.within(c.doc, r.target) {
+			return r.Pool
 		}
 	}
 	return nil

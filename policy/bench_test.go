@@ -186,12 +186,9 @@ func BenchmarkRecompile(b *testing.B) {
 			from *policy.Compiled
 			to   policy.Tailnet
 		}{{"join", fewer, t}, {"leave", all, without}, {"tags", all, retagged}} {
-			b.Run(c.name, func(b *testing.B) {
-				loop(b, func() {
-					c.from.Recompile(c.to)
-				})
-			})
+			b.Run(c.name, func(b *testing.B) { loop(b, func() { c.from.Recompile(c.to) }) })
 		}
+		b.Run("amend", func(b *testing.B) { loop(b, func() { fewer.Amend(t.Nodes[nodes-1:], nil) }) })
 	})
 }
 
@@ -238,6 +235,18 @@ func BenchmarkSelf(b *testing.B) {
 				i += 7
 			})
 		})
+	})
+}
+
+// BenchmarkSelfRecompile is (b) where every user is a class.
+func BenchmarkSelfRecompile(b *testing.B) {
+	bySize(b, func(b *testing.B, nodes int) {
+		o := big{rules: 50, groups: 50, users: 10000, nodes: nodes, self: 1}
+		doc, t := o.parse(b), o.tailnet()
+		without := t
+		without.Nodes = slices.Clone(t.Nodes[:nodes-1])
+		c := policy.Compile(doc, without)
+		loop(b, func() { c.Recompile(t) })
 	})
 }
 

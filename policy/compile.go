@@ -133,6 +133,32 @@ func (c *Compiled) Recompile(t Tailnet) *Compiled {
 	return b.Compiled
 }
 
+// Amend is Recompile for a caller that knows what changed: nodes that are new
+// or different, and IDs of nodes that are gone. Users and settings stay. Its cost
+// grows with the change, but for copying pointers to all nodes.
+func (c *Compiled) Amend(changed []Node, gone []NodeID) *Compiled {
+	if c.dead > len(c.nodes)+1000 {
+		c = c.again()
+	}
+	next := *c
+	b := &builder{Compiled: &next}
+	b.amendNodes(byID(changed, func(n *Node) int64 { return int64(n.ID) }), slices.Sorted(slices.Values(gone)))
+	b.apply()
+	return b.Compiled
+}
+
+// again compiles the same afresh, without what earlier states have left.
+func (c *Compiled) again() *Compiled {
+	t := Tailnet{Domains: c.settings.Domains, Groups: c.settings.Groups, AutoUpdates: c.settings.AutoUpdates, SSHCheckURL: c.settings.SSHCheckURL}
+	for _, u := range c.users {
+		t.Users = append(t.Users, u.User)
+	}
+	for _, n := range c.nodes {
+		t.Nodes = append(t.Nodes, n.Node)
+	}
+	return Compile(c.doc, t)
+}
+
 // builder makes the next Compiled. What it changes it copies first.
 type builder struct {
 	*Compiled
@@ -229,6 +255,37 @@ func (b *builder) diffNodes(in []Node) {
 	for _, n := range old {
 		b.remove(n)
 	}
+}
+
+func (b *builder) amendNodes(changed []Node, gone []NodeID) {
+	old := b.nodes
+	b.nodes = make([]*node, 0, len(old)+len(changed))
+	add := func(before NodeID, all bool) {
+		for ; len(changed) > 0 && (all || changed[0].ID < before); changed = changed[1:] {
+			b.nodes = append(b.nodes, b.add(&changed[0]))
+		}
+	}
+	for _, n := range old {
+		add(n.ID, false)
+		for len(gone) > 0 && gone[0] < n.ID {
+			gone = gone[1:]
+		}
+		switch {
+		case len(changed) > 0 && changed[0].ID == n.ID:
+			if b.unchanged(n, &changed[0]) {
+				changed = changed[1:]
+				b.nodes = append(b.nodes, n)
+			} else {
+				b.remove(n)
+				add(n.ID+1, false)
+			}
+		case len(gone) > 0 && gone[0] == n.ID:
+			b.remove(n)
+		default:
+			b.nodes = append(b.nodes, n)
+		}
+	}
+	add(0, true)
 }
 
 func (b *builder) unchanged(old *node, n *Node) bool {

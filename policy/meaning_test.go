@@ -3,6 +3,7 @@ package policy_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -520,8 +521,16 @@ func TestNodeAttrs(t *testing.T) {
 	if !c.IPv4Off(5) || c.IPv4Off(1) || c.Caps(99) != nil || c.IPv4Off(99) {
 		t.Error("disable-ipv4")
 	}
-	if got := c.IPPool(3); len(got) != 1 || got[0].String() != "100.80.0.0/16" || c.IPPool(1) != nil {
+	if got := c.IPPool(3); len(got) != 1 || got[0].String() != "100.80.0.0/16" || c.IPPool(1) != nil || c.IPPool(99) != nil {
 		t.Errorf("pool %v", got)
+	}
+	doc, err := policy.Parse([]byte(`{"tagOwners": {"tag:a": []}, "nodeAttrs": [{"target": ["bob@example.com"], "ipPool": ["100.80.0.0/16"]},
+		{"target": ["tag:a", "100.64.0.0/16"], "ipPool": ["100.81.0.0/16"]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(doc.IPPool(&tn.Users[1], nil), doc.IPPool(&tn.Users[0], nil), doc.IPPool(nil, []string{"tag:a"})); got != "[100.80.0.0/16] [] [100.81.0.0/16]" {
+		t.Errorf("pools %v", got)
 	}
 	if got := c.PeerCaps(1, 8); len(got) != 1 || c.PeerCaps(1, 6) != nil {
 		t.Errorf("peer caps %v", got)
