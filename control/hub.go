@@ -2,11 +2,14 @@ package control
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"heddle/control/netmap"
 	"heddle/control/noise"
 	"heddle/control/tailnet"
+
+	"tailscale.com/types/key"
 )
 
 // hub knows the map stream of each node. A node has one: a newer stream
@@ -42,16 +45,18 @@ const (
 // session is one map stream.
 type session struct {
 	node   tailnet.NodeID
+	key    key.NodePublic
 	conn   *noise.Conn
 	viewer netmap.Viewer
 	extras chan netmap.Extra // small messages to send; a full channel means that the client does not read
 	quit   chan struct{}     // closed when a newer stream takes over
 	left   chan struct{}     // closed when the stream has ended
+	has    atomic.Uint64     // version of the snapshot that was sent last; zero if none was
 }
 
 func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
 	return &session{
-		node: n.ID, conn: conn, viewer: v,
+		node: n.ID, key: n.Key, conn: conn, viewer: v,
 		extras: make(chan netmap.Extra, 4),
 		quit:   make(chan struct{}), left: make(chan struct{}),
 	}

@@ -76,11 +76,9 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 	}
 	end := time.NewTimer(goneHold)
 	defer end.Stop()
-	alive := time.NewTicker(keepAlivePeriod())
-	defer alive.Stop()
 	for {
 		select {
-		case <-alive.C:
+		case <-s.wheel.after(keepAliveIn()):
 			if err := s.send(c, s.maps.KeepAlive(v)); err != nil {
 				return err
 			}
@@ -96,6 +94,9 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 
 // send writes one message within its deadline.
 func (s *Server) send(c *call, m netmap.Message) error {
+	if m.Len() == 0 {
+		return nil
+	}
 	// The client gives up on a message after 120 s, so more time is no use.
 	const slowest = 16 << 10 // bytes per second
 	limit := min(s.limits.Write+time.Duration(m.Len()/slowest)*time.Second, 110*time.Second)

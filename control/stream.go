@@ -15,15 +15,9 @@ import (
 // errGone ends a stream whose client has left.
 var errGone = errors.New("client is gone")
 
-// coalesce is the least time between two updates of one stream. The first of a
-// burst of changes goes out at once, the others together.
-const coalesce = 50 * time.Millisecond
-
-// keepAlivePeriod is the longest silence on a stream. Clients give up after
+// keepAliveIn is how long a stream may stay silent. Clients give up after
 // 120 s and load balancers after 60 s, and streams must not beat in step.
-// A timer that nobody waits for costs nothing in the runtime's own heap, so
-// each stream has one instead of sharing a wheel.
-func keepAlivePeriod() time.Duration { return 50*time.Second + rand.N(10*time.Second) }
+func keepAliveIn() time.Duration { return 50*time.Second + rand.N(8*time.Second) }
 
 // rotationWait is how long the stream of a replaced key stays open. The client
 // closes it itself once it has its new login; told at once that its old key is
@@ -46,7 +40,7 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	if live != nil && !s.hold(ctx, c, ss, live) {
 		return nil
 	}
-	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { return tx.Connect(n.ID) })
+	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { return tx.Connect(ss.node) })
 	if err != nil {
 		return err
 	}
@@ -58,7 +52,10 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	if err := s.send(c, m); err != nil {
 		return err
 	}
-	return s.follow(ctx, c, ss, n, snap, req.KeepAlive)
+	ss.has.Store(snap.Version())
+	// A stream may live for months: it must not hold on to the state at its start.
+	c.snap = nil
+	return s.follow(ctx, c, ss, snap, req.KeepAlive)
 }
 
 // disconnect notes the end of a stream, in any case: otherwise the node would be
@@ -114,35 +111,46 @@ func (s *Server) hold(ctx context.Context, c *call, ss, live *session) bool {
 }
 
 // follow sends what changes after the snapshot that the client has.
-func (s *Server) follow(ctx context.Context, c *call, ss *session, n *tailnet.Node, has *tailnet.Snapshot, keepAlive bool) error {
-	lastUpdate := s.now()
-	var alive <-chan time.Time
-	quiet := time.NewTimer(keepAlivePeriod())
-	defer quiet.Stop()
-	if keepAlive {
-		alive = quiet.C
+func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.Snapshot, keepAlive bool) error {
+	s.feed.members.Add(1)
+	defer s.feed.members.Add(-1)
+	var alive <-chan struct{}
+	quiet := func() {
+		if keepAlive {
+			alive = s.wheel.after(keepAliveIn())
+		}
 	}
+	quiet()
+	var current *edition
 	for {
 		var m netmap.Message
-		select {
-		case <-has.Superseded():
-			if !s.rest(ctx, ss, coalesce-s.now().Sub(lastUpdate)) {
-				return nil
+		if e := s.feed.latest.Load(); e != current {
+			current = e
+			next := e.snap
+			if next.Version() > has.Version() {
+				if now := next.Node(ss.node); now == nil || now.Key != ss.key {
+					e.taken.Add(1)
+					return s.bid(ctx, c, ss, now, next)
+				}
+				var err error
+				if m, _, err = s.maps.Delta(has, next, ss.viewer, s.now()); err != nil {
+					return err
+				}
+				has = next
+				ss.has.Store(has.Version())
 			}
-			next := s.state.Snapshot()
-			if now := next.Node(n.ID); now == nil || now.Key != n.Key {
-				return s.bid(ctx, c, ss, n, now, next)
-			}
-			var changed bool
-			var err error
-			if m, changed, err = s.maps.Delta(has, next, ss.viewer, s.now()); err != nil {
+			err := s.send(c, m)
+			e.taken.Add(1)
+			if err != nil {
 				return err
 			}
-			has = next
-			if !changed {
-				continue
+			if m.Len() > 0 {
+				quiet()
 			}
-			lastUpdate = s.now()
+		}
+		select {
+		case <-current.over:
+			continue
 		case x := <-ss.extras:
 			m = s.maps.Extra(ss.viewer, x)
 		case <-alive:
@@ -158,7 +166,7 @@ func (s *Server) follow(ctx context.Context, c *call, ss *session, n *tailnet.No
 		if err := s.send(c, m); err != nil {
 			return err
 		}
-		quiet.Reset(keepAlivePeriod())
+		quiet()
 	}
 }
 
@@ -185,11 +193,11 @@ func (s *Server) rest(ctx context.Context, ss *session, d time.Duration) bool {
 
 // bid ends the stream of a key that is good no more: the node was deleted, or
 // goes on under another key (now is not nil then).
-func (s *Server) bid(ctx context.Context, c *call, ss *session, n, now *tailnet.Node, snap *tailnet.Snapshot) error {
+func (s *Server) bid(ctx context.Context, c *call, ss *session, now *tailnet.Node, snap *tailnet.Snapshot) error {
 	if now != nil && !s.rest(ctx, ss, rotationWait) {
 		return nil
 	}
-	grave := snap.Tombstone(n.Key)
+	grave := snap.Tombstone(ss.key)
 	if grave == nil {
 		return nil
 	}
