@@ -52,7 +52,7 @@ func PreparePolicy(s *Snapshot, source string) (*PreparedPolicy, error) {
 	if err != nil {
 		return nil, policyError(err)
 	}
-	in := compilerInput(s)
+	in := s.PolicyInput()
 	in.Domains = doc.Domains() // heddle has no list of its own domains: it takes all that logins may have
 	p := &PreparedPolicy{Source: source, Doc: doc, Compiled: policy.Compile(doc, in), base: s.policy}
 	errors.As(doc.Refuse(promised), &p.Warnings)
@@ -98,7 +98,7 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	}
 	compiled := p.Compiled
 	if p.base != old || tx.dirtyPolicy {
-		in := compilerInput(&tx.snap)
+		in := tx.snap.PolicyInput()
 		in.Domains = p.Doc.Domains()
 		compiled = compiled.Recompile(in)
 		if err := compiled.RunTests(); err != nil {
@@ -159,8 +159,9 @@ func (s *State) loadPolicy(p *Policy) *Policy {
 	return &fresh
 }
 
-// compilerInput is the snapshot as the policy compiler wants it.
-func compilerInput(s *Snapshot) policy.Tailnet {
+// PolicyInput returns the tailnet as the policy compiler wants it. The caller owns its
+// slices.
+func (s *Snapshot) PolicyInput() policy.Tailnet {
 	t := policy.Tailnet{Nodes: make([]policy.Node, 0, s.NumNodes()), Users: make([]policy.User, 0, s.users.m.Len())}
 	for u := range s.Users() {
 		t.Users = append(t.Users, compilerUser(u))

@@ -195,7 +195,7 @@ func (tx *Tx) ipPool(a admission, host *tailcfg.Hostinfo) []netip.Prefix {
 		return nil
 	}
 	const id = policy.NodeID(1<<63 - 1) // nobody's
-	in := compilerInput(&tx.snap)
+	in := tx.snap.PolicyInput()
 	in.Nodes = append(in.Nodes, policy.Node{ID: id, User: policy.UserID(a.owner), Tags: a.tags, Attrs: postureAttrs(host)})
 	return p.Compiled.Recompile(in).IPPool(id)
 }

@@ -324,7 +324,7 @@ func (b *batch) derive() {
 
 func (b *batch) compile() {
 	p := *b.snap.policy
-	p.Compiled = p.Compiled.Recompile(compilerInput(&b.snap))
+	p.Compiled = p.Compiled.Recompile(b.snap.PolicyInput())
 	b.snap.policy = &p
 }
 

@@ -23,7 +23,10 @@ const (
 )
 
 type GetPolicyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision or the etag of an earlier policy; of an etag the first 8
+	// digits are enough. Empty: the policy in force.
+	Version       string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -58,6 +61,13 @@ func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
 	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *GetPolicyRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 type GetPolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// HuJSON as it was written. Empty if no policy was ever set: then everything
@@ -68,7 +78,15 @@ type GetPolicyResponse struct {
 	// Names this text of the policy; for if_match.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Who set it.
-	UpdatedBy     string `protobuf:"bytes,4,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	UpdatedBy string `protobuf:"bytes,4,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	// Numbers the entries of the history, in order, with gaps. 0 if none was
+	// ever set.
+	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The file that the policy comes from (policy.path in the config). Empty if
+	// the API sets it.
+	File string `protobuf:"bytes,6,opt,name=file,proto3" json:"file,omitempty"`
+	// What is refused at present; unset if nothing is.
+	Refused       *PolicyRefusal `protobuf:"bytes,7,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,19 +149,97 @@ func (x *GetPolicyResponse) GetUpdatedBy() string {
 	return ""
 }
 
+func (x *GetPolicyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *GetPolicyResponse) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetRefused() *PolicyRefusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+// A policy that the server was given and does not follow.
+type PolicyRefusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it, for people.
+	Message string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// What is wrong with it, each with an excerpt.
+	Problems      []*PolicyProblem `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRefusal) Reset() {
+	*x = PolicyRefusal{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRefusal) ProtoMessage() {}
+
+func (x *PolicyRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRefusal.ProtoReflect.Descriptor instead.
+func (*PolicyRefusal) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PolicyRefusal) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PolicyRefusal) GetProblems() []*PolicyProblem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 type SetPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// HuJSON, at most 4 MiB.
 	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	// The etag that the policy in force must have; empty to replace any.
-	IfMatch       string `protobuf:"bytes,2,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
+	IfMatch string `protobuf:"bytes,2,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
+	// Only say what would change.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_heddle_v1_policy_proto_msgTypes[2]
+	mi := &file_heddle_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +251,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_policy_proto_msgTypes[2]
+	mi := &file_heddle_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +264,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetPolicyRequest) GetPolicy() string {
@@ -185,18 +281,30 @@ func (x *SetPolicyRequest) GetIfMatch() string {
 	return ""
 }
 
+func (x *SetPolicyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type SetPolicyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	Etag          string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Policy    string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	Etag      string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	Revision  uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the policy asks for and does not get.
+	Warnings []*PolicyProblem `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What it would change; only if dry_run is set.
+	Impact        *PolicyImpact `protobuf:"bytes,6,opt,name=impact,proto3" json:"impact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_heddle_v1_policy_proto_msgTypes[3]
+	mi := &file_heddle_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +316,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_policy_proto_msgTypes[3]
+	mi := &file_heddle_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +329,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SetPolicyResponse) GetPolicy() string {
@@ -245,6 +353,27 @@ func (x *SetPolicyResponse) GetEtag() string {
 	return ""
 }
 
+func (x *SetPolicyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SetPolicyResponse) GetWarnings() []*PolicyProblem {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *SetPolicyResponse) GetImpact() *PolicyImpact {
+	if x != nil {
+		return x.Impact
+	}
+	return nil
+}
+
 type CheckPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// HuJSON, at most 4 MiB.
@@ -255,7 +384,7 @@ type CheckPolicyRequest struct {
 
 func (x *CheckPolicyRequest) Reset() {
 	*x = CheckPolicyRequest{}
-	mi := &file_heddle_v1_policy_proto_msgTypes[4]
+	mi := &file_heddle_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +396,7 @@ func (x *CheckPolicyRequest) String() string {
 func (*CheckPolicyRequest) ProtoMessage() {}
 
 func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_policy_proto_msgTypes[4]
+	mi := &file_heddle_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +409,7 @@ func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
 func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CheckPolicyRequest) GetPolicy() string {
@@ -293,14 +422,16 @@ func (x *CheckPolicyRequest) GetPolicy() string {
 type CheckPolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All problems in the order of the text; none if the policy is good.
-	Problems      []*PolicyProblem `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []*PolicyProblem `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	// What the policy asks for and does not get; none if there are problems.
+	Warnings      []*PolicyProblem `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckPolicyResponse) Reset() {
 	*x = CheckPolicyResponse{}
-	mi := &file_heddle_v1_policy_proto_msgTypes[5]
+	mi := &file_heddle_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -312,7 +443,7 @@ func (x *CheckPolicyResponse) String() string {
 func (*CheckPolicyResponse) ProtoMessage() {}
 
 func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_policy_proto_msgTypes[5]
+	mi := &file_heddle_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -325,12 +456,19 @@ func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
 func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CheckPolicyResponse) GetProblems() []*PolicyProblem {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *CheckPolicyResponse) GetWarnings() []*PolicyProblem {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -341,15 +479,18 @@ type PolicyProblem struct {
 	// Where it is, from 1; zero if it has no place in the text.
 	Line uint32 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
 	// Where in the line, in bytes from 1; zero if it has no place in the text.
-	Column        uint32 `protobuf:"varint,2,opt,name=column,proto3" json:"column,omitempty"`
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Column  uint32 `protobuf:"varint,2,opt,name=column,proto3" json:"column,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// The line of the text, and below it a caret at the place. Only where the
+	// caller does not have the text.
+	Excerpt       string `protobuf:"bytes,4,opt,name=excerpt,proto3" json:"excerpt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PolicyProblem) Reset() {
 	*x = PolicyProblem{}
-	mi := &file_heddle_v1_policy_proto_msgTypes[6]
+	mi := &file_heddle_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +502,7 @@ func (x *PolicyProblem) String() string {
 func (*PolicyProblem) ProtoMessage() {}
 
 func (x *PolicyProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_policy_proto_msgTypes[6]
+	mi := &file_heddle_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +515,7 @@ func (x *PolicyProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyProblem.ProtoReflect.Descriptor instead.
 func (*PolicyProblem) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PolicyProblem) GetLine() uint32 {
@@ -398,6 +539,13 @@ func (x *PolicyProblem) GetMessage() string {
 	return ""
 }
 
+func (x *PolicyProblem) GetExcerpt() string {
+	if x != nil {
+		return x.Excerpt
+	}
+	return ""
+}
+
 // All problems of a policy; a detail of the status of SetPolicy.
 type PolicyProblems struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -408,7 +556,7 @@ type PolicyProblems struct {
 
 func (x *PolicyProblems) Reset() {
 	*x = PolicyProblems{}
-	mi := &file_heddle_v1_policy_proto_msgTypes[7]
+	mi := &file_heddle_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +568,7 @@ func (x *PolicyProblems) String() string {
 func (*PolicyProblems) ProtoMessage() {}
 
 func (x *PolicyProblems) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_policy_proto_msgTypes[7]
+	mi := &file_heddle_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +581,7 @@ func (x *PolicyProblems) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyProblems.ProtoReflect.Descriptor instead.
 func (*PolicyProblems) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PolicyProblems) GetProblems() []*PolicyProblem {
@@ -443,41 +591,1481 @@ func (x *PolicyProblems) GetProblems() []*PolicyProblem {
 	return nil
 }
 
+// What another policy would change between nodes.
+type PolicyImpact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who gains or loses access to what; the first ones, if there are too many.
+	Changes []*PolicyChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// How many changes are not listed.
+	Omitted uint32 `protobuf:"varint,2,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	// Whether the comparison was given up early: then there may be changes that
+	// are neither listed nor counted.
+	Partial bool `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`
+	// Nodes whose own capabilities (nodeAttrs) would change.
+	Capabilities *PolicyNodes `protobuf:"bytes,4,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
+	// Routes that would be approved by autoApprovers, as NODE PREFIX.
+	Approvals     []string `protobuf:"bytes,5,rep,name=approvals,proto3" json:"approvals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyImpact) Reset() {
+	*x = PolicyImpact{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyImpact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyImpact) ProtoMessage() {}
+
+func (x *PolicyImpact) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyImpact.ProtoReflect.Descriptor instead.
+func (*PolicyImpact) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PolicyImpact) GetChanges() []*PolicyChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *PolicyImpact) GetOmitted() uint32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+func (x *PolicyImpact) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *PolicyImpact) GetCapabilities() *PolicyNodes {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *PolicyImpact) GetApprovals() []string {
+	if x != nil {
+		return x.Approvals
+	}
+	return nil
+}
+
+// Some nodes: the names of the first ones, and how many there are.
+type PolicyNodes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyNodes) Reset() {
+	*x = PolicyNodes{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyNodes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyNodes) ProtoMessage() {}
+
+func (x *PolicyNodes) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyNodes.ProtoReflect.Descriptor instead.
+func (*PolicyNodes) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PolicyNodes) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *PolicyNodes) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// One change of access from each of the sources to each of the destinations.
+type PolicyChange struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Sources      *PolicyNodes           `protobuf:"bytes,1,opt,name=sources,proto3" json:"sources,omitempty"`
+	Destinations *PolicyNodes           `protobuf:"bytes,2,opt,name=destinations,proto3" json:"destinations,omitempty"`
+	// "": all pairs. "same user": only pairs of devices of one user. "other
+	// users": all but those.
+	Relation string `protobuf:"bytes,3,opt,name=relation,proto3" json:"relation,omitempty"`
+	// Like "tcp:22", "ssh as root" or "app example.com/cap/x", with " at
+	// PREFIX" for what is behind the destination.
+	Gained        []string `protobuf:"bytes,4,rep,name=gained,proto3" json:"gained,omitempty"`
+	Lost          []string `protobuf:"bytes,5,rep,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyChange) Reset() {
+	*x = PolicyChange{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyChange) ProtoMessage() {}
+
+func (x *PolicyChange) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyChange.ProtoReflect.Descriptor instead.
+func (*PolicyChange) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PolicyChange) GetSources() *PolicyNodes {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *PolicyChange) GetDestinations() *PolicyNodes {
+	if x != nil {
+		return x.Destinations
+	}
+	return nil
+}
+
+func (x *PolicyChange) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetGained() []string {
+	if x != nil {
+		return x.Gained
+	}
+	return nil
+}
+
+func (x *PolicyChange) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+type ListPoliciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many to return at most; 0 stands for 50, the most there can be.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From an earlier response, for what follows it.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesRequest) Reset() {
+	*x = ListPoliciesRequest{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesRequest) ProtoMessage() {}
+
+func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListPoliciesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPoliciesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListPoliciesResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Versions []*PolicyVersion       `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	// Empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesResponse) Reset() {
+	*x = ListPoliciesResponse{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesResponse) ProtoMessage() {}
+
+func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListPoliciesResponse) GetVersions() []*PolicyVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ListPoliciesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// One entry of the history of the policy.
+type PolicyVersion struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Revision  uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Etag      string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedBy string                 `protobuf:"bytes,4,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	// Bytes of the text.
+	Size uint32 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	// Whether it is the policy in force.
+	Current       bool `protobuf:"varint,6,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyVersion) Reset() {
+	*x = PolicyVersion{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyVersion) ProtoMessage() {}
+
+func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
+func (*PolicyVersion) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PolicyVersion) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PolicyVersion) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+func (x *PolicyVersion) GetUpdatedBy() string {
+	if x != nil {
+		return x.UpdatedBy
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PolicyVersion) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+type RollbackPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in GetPolicyRequest; required.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// As in SetPolicyRequest.
+	IfMatch string `protobuf:"bytes,2,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
+	// As in SetPolicyRequest.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyRequest) Reset() {
+	*x = RollbackPolicyRequest{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyRequest) ProtoMessage() {}
+
+func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RollbackPolicyRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *RollbackPolicyRequest) GetIfMatch() string {
+	if x != nil {
+		return x.IfMatch
+	}
+	return ""
+}
+
+func (x *RollbackPolicyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RollbackPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision that was put in force again.
+	FromRevision  uint64                 `protobuf:"varint,1,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	Etag          string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Warnings      []*PolicyProblem       `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Impact        *PolicyImpact          `protobuf:"bytes,6,opt,name=impact,proto3" json:"impact,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyResponse) Reset() {
+	*x = RollbackPolicyResponse{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyResponse) ProtoMessage() {}
+
+func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RollbackPolicyResponse) GetFromRevision() uint64 {
+	if x != nil {
+		return x.FromRevision
+	}
+	return 0
+}
+
+func (x *RollbackPolicyResponse) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RollbackPolicyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackPolicyResponse) GetWarnings() []*PolicyProblem {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetImpact() *PolicyImpact {
+	if x != nil {
+		return x.Impact
+	}
+	return nil
+}
+
+type ExplainPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A node (ID, name or address), a user, a tag, or any IP address.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The same.
+	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	// 0: is anything allowed at all?
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// "tcp", "udp", "icmp", …, or a number; empty: tcp if there is a port, else
+	// any.
+	Protocol string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// A policy to ask instead of the one in force; HuJSON, at most 4 MiB.
+	Policy        string `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyRequest) Reset() {
+	*x = ExplainPolicyRequest{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyRequest) ProtoMessage() {}
+
+func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExplainPolicyRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExplainPolicyRequest) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+type ExplainPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether all flows are allowed.
+	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// One for each pair of a source and a destination; the first ones, if there
+	// are too many.
+	Flows []*PolicyFlow `protobuf:"bytes,2,rep,name=flows,proto3" json:"flows,omitempty"`
+	// How many pairs are not listed. Their answer is part of allowed.
+	Omitted       uint32 `protobuf:"varint,3,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyResponse) Reset() {
+	*x = ExplainPolicyResponse{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyResponse) ProtoMessage() {}
+
+func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExplainPolicyResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *ExplainPolicyResponse) GetFlows() []*PolicyFlow {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetOmitted() uint32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+// What the policy says of one source and one destination.
+type PolicyFlow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node, or the address if it is none.
+	Source        string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	SourceIp      string `protobuf:"bytes,2,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	Destination   string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	DestinationIp string `protobuf:"bytes,4,opt,name=destination_ip,json=destinationIp,proto3" json:"destination_ip,omitempty"`
+	Allowed       bool   `protobuf:"varint,5,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// The rules that allow it.
+	Rules []*PolicyRule `protobuf:"bytes,6,rep,name=rules,proto3" json:"rules,omitempty"`
+	// The nodes whose packet filter decides: the destination, or who routes
+	// there. Empty: nobody does.
+	Via []string `protobuf:"bytes,7,rep,name=via,proto3" json:"via,omitempty"`
+	// The entries of their filters that allow it.
+	Entries       []*PolicyFilterRule `protobuf:"bytes,8,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyFlow) Reset() {
+	*x = PolicyFlow{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyFlow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyFlow) ProtoMessage() {}
+
+func (x *PolicyFlow) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyFlow.ProtoReflect.Descriptor instead.
+func (*PolicyFlow) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PolicyFlow) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PolicyFlow) GetSourceIp() string {
+	if x != nil {
+		return x.SourceIp
+	}
+	return ""
+}
+
+func (x *PolicyFlow) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *PolicyFlow) GetDestinationIp() string {
+	if x != nil {
+		return x.DestinationIp
+	}
+	return ""
+}
+
+func (x *PolicyFlow) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *PolicyFlow) GetRules() []*PolicyRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *PolicyFlow) GetVia() []string {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *PolicyFlow) GetEntries() []*PolicyFilterRule {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// A rule of the policy.
+type PolicyRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where it starts; zero: there is no policy, and everything is allowed.
+	Line uint32 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
+	// The rule as compact JSON; shortened if it is long.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRule) Reset() {
+	*x = PolicyRule{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRule) ProtoMessage() {}
+
+func (x *PolicyRule) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
+func (*PolicyRule) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PolicyRule) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PolicyRule) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type PreviewPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or address.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// A policy to ask instead of the one in force; HuJSON, at most 4 MiB.
+	Policy        string `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewPolicyRequest) Reset() {
+	*x = PreviewPolicyRequest{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewPolicyRequest) ProtoMessage() {}
+
+func (x *PreviewPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewPolicyRequest.ProtoReflect.Descriptor instead.
+func (*PreviewPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PreviewPolicyRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PreviewPolicyRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+// Lists are cut after 1000 entries; then the count says how many there are.
+type PreviewPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// What may come in.
+	Filter []*PolicyFilterRule `protobuf:"bytes,3,rep,name=filter,proto3" json:"filter,omitempty"`
+	// The nodes that it knows of.
+	Peers []*PolicyPeer `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Who may log in by SSH, in the order of evaluation.
+	Ssh []*PolicySSHRule `protobuf:"bytes,5,rep,name=ssh,proto3" json:"ssh,omitempty"`
+	// Its own capabilities.
+	Capabilities  []*PolicyCapability `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	FilterCount   uint32              `protobuf:"varint,7,opt,name=filter_count,json=filterCount,proto3" json:"filter_count,omitempty"`
+	PeerCount     uint32              `protobuf:"varint,8,opt,name=peer_count,json=peerCount,proto3" json:"peer_count,omitempty"`
+	SshCount      uint32              `protobuf:"varint,9,opt,name=ssh_count,json=sshCount,proto3" json:"ssh_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewPolicyResponse) Reset() {
+	*x = PreviewPolicyResponse{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewPolicyResponse) ProtoMessage() {}
+
+func (x *PreviewPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewPolicyResponse.ProtoReflect.Descriptor instead.
+func (*PreviewPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PreviewPolicyResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *PreviewPolicyResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PreviewPolicyResponse) GetFilter() []*PolicyFilterRule {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *PreviewPolicyResponse) GetPeers() []*PolicyPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *PreviewPolicyResponse) GetSsh() []*PolicySSHRule {
+	if x != nil {
+		return x.Ssh
+	}
+	return nil
+}
+
+func (x *PreviewPolicyResponse) GetCapabilities() []*PolicyCapability {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *PreviewPolicyResponse) GetFilterCount() uint32 {
+	if x != nil {
+		return x.FilterCount
+	}
+	return 0
+}
+
+func (x *PreviewPolicyResponse) GetPeerCount() uint32 {
+	if x != nil {
+		return x.PeerCount
+	}
+	return 0
+}
+
+func (x *PreviewPolicyResponse) GetSshCount() uint32 {
+	if x != nil {
+		return x.SshCount
+	}
+	return 0
+}
+
+// One rule of a packet filter.
+type PolicyFilterRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses, ranges and CIDRs; "*" is everybody.
+	Sources []string `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	// How many sources there are, if they are not all listed.
+	SourceCount uint32 `protobuf:"varint,2,opt,name=source_count,json=sourceCount,proto3" json:"source_count,omitempty"`
+	// ADDRESS:PORTS.
+	Destinations     []string `protobuf:"bytes,3,rep,name=destinations,proto3" json:"destinations,omitempty"`
+	DestinationCount uint32   `protobuf:"varint,4,opt,name=destination_count,json=destinationCount,proto3" json:"destination_count,omitempty"`
+	// IP protocols; empty: TCP, UDP and ICMP.
+	Protocols []uint32 `protobuf:"varint,5,rep,packed,name=protocols,proto3" json:"protocols,omitempty"`
+	// Capabilities that the sources have at the destinations.
+	Capabilities  []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyFilterRule) Reset() {
+	*x = PolicyFilterRule{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyFilterRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyFilterRule) ProtoMessage() {}
+
+func (x *PolicyFilterRule) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyFilterRule.ProtoReflect.Descriptor instead.
+func (*PolicyFilterRule) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PolicyFilterRule) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *PolicyFilterRule) GetSourceCount() uint32 {
+	if x != nil {
+		return x.SourceCount
+	}
+	return 0
+}
+
+func (x *PolicyFilterRule) GetDestinations() []string {
+	if x != nil {
+		return x.Destinations
+	}
+	return nil
+}
+
+func (x *PolicyFilterRule) GetDestinationCount() uint32 {
+	if x != nil {
+		return x.DestinationCount
+	}
+	return 0
+}
+
+func (x *PolicyFilterRule) GetProtocols() []uint32 {
+	if x != nil {
+		return x.Protocols
+	}
+	return nil
+}
+
+func (x *PolicyFilterRule) GetCapabilities() []string {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+type PolicyPeer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Prefixes beyond its own addresses that are sent to it.
+	Routes        []string `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPeer) Reset() {
+	*x = PolicyPeer{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPeer) ProtoMessage() {}
+
+func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPeer.ProtoReflect.Descriptor instead.
+func (*PolicyPeer) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PolicyPeer) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *PolicyPeer) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PolicyPeer) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+type PolicySSHRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses.
+	Sources     []string `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	SourceCount uint32   `protobuf:"varint,2,opt,name=source_count,json=sourceCount,proto3" json:"source_count,omitempty"`
+	// Requested login to local user; "=" is the same, "" not allowed.
+	Users map[string]string `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// "accept", "check" or "reject".
+	Action        string   `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	AcceptEnv     []string `protobuf:"bytes,5,rep,name=accept_env,json=acceptEnv,proto3" json:"accept_env,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicySSHRule) Reset() {
+	*x = PolicySSHRule{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicySSHRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicySSHRule) ProtoMessage() {}
+
+func (x *PolicySSHRule) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicySSHRule.ProtoReflect.Descriptor instead.
+func (*PolicySSHRule) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PolicySSHRule) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *PolicySSHRule) GetSourceCount() uint32 {
+	if x != nil {
+		return x.SourceCount
+	}
+	return 0
+}
+
+func (x *PolicySSHRule) GetUsers() map[string]string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *PolicySSHRule) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *PolicySSHRule) GetAcceptEnv() []string {
+	if x != nil {
+		return x.AcceptEnv
+	}
+	return nil
+}
+
+type PolicyCapability struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// JSON.
+	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyCapability) Reset() {
+	*x = PolicyCapability{}
+	mi := &file_heddle_v1_policy_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyCapability) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyCapability) ProtoMessage() {}
+
+func (x *PolicyCapability) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_policy_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyCapability.ProtoReflect.Descriptor instead.
+func (*PolicyCapability) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PolicyCapability) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyCapability) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 var File_heddle_v1_policy_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x16heddle/v1/policy.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetPolicyRequest\"\x99\x01\n" +
+	"\x16heddle/v1/policy.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\",\n" +
+	"\x10GetPolicyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\xfd\x01\n" +
 	"\x11GetPolicyResponse\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x129\n" +
 	"\n" +
 	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
-	"updated_by\x18\x04 \x01(\tR\tupdatedBy\"E\n" +
+	"updated_by\x18\x04 \x01(\tR\tupdatedBy\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04file\x18\x06 \x01(\tR\x04file\x122\n" +
+	"\arefused\x18\a \x01(\v2\x18.heddle.v1.PolicyRefusalR\arefused\"_\n" +
+	"\rPolicyRefusal\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x124\n" +
+	"\bproblems\x18\x02 \x03(\v2\x18.heddle.v1.PolicyProblemR\bproblems\"^\n" +
 	"\x10SetPolicyRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x19\n" +
-	"\bif_match\x18\x02 \x01(\tR\aifMatch\"z\n" +
+	"\bif_match\x18\x02 \x01(\tR\aifMatch\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\xfd\x01\n" +
 	"\x11SetPolicyResponse\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x129\n" +
 	"\n" +
 	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\tR\x04etag\",\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x124\n" +
+	"\bwarnings\x18\x05 \x03(\v2\x18.heddle.v1.PolicyProblemR\bwarnings\x12/\n" +
+	"\x06impact\x18\x06 \x01(\v2\x17.heddle.v1.PolicyImpactR\x06impact\",\n" +
 	"\x12CheckPolicyRequest\x12\x16\n" +
-	"\x06policy\x18\x01 \x01(\tR\x06policy\"K\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\"\x81\x01\n" +
 	"\x13CheckPolicyResponse\x124\n" +
-	"\bproblems\x18\x01 \x03(\v2\x18.heddle.v1.PolicyProblemR\bproblems\"U\n" +
+	"\bproblems\x18\x01 \x03(\v2\x18.heddle.v1.PolicyProblemR\bproblems\x124\n" +
+	"\bwarnings\x18\x02 \x03(\v2\x18.heddle.v1.PolicyProblemR\bwarnings\"o\n" +
 	"\rPolicyProblem\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\rR\x04line\x12\x16\n" +
 	"\x06column\x18\x02 \x01(\rR\x06column\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"F\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x18\n" +
+	"\aexcerpt\x18\x04 \x01(\tR\aexcerpt\"F\n" +
 	"\x0ePolicyProblems\x124\n" +
-	"\bproblems\x18\x01 \x03(\v2\x18.heddle.v1.PolicyProblemR\bproblems2\xed\x01\n" +
+	"\bproblems\x18\x01 \x03(\v2\x18.heddle.v1.PolicyProblemR\bproblems\"\xcf\x01\n" +
+	"\fPolicyImpact\x121\n" +
+	"\achanges\x18\x01 \x03(\v2\x17.heddle.v1.PolicyChangeR\achanges\x12\x18\n" +
+	"\aomitted\x18\x02 \x01(\rR\aomitted\x12\x18\n" +
+	"\apartial\x18\x03 \x01(\bR\apartial\x12:\n" +
+	"\fcapabilities\x18\x04 \x01(\v2\x16.heddle.v1.PolicyNodesR\fcapabilities\x12\x1c\n" +
+	"\tapprovals\x18\x05 \x03(\tR\tapprovals\"9\n" +
+	"\vPolicyNodes\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\xc4\x01\n" +
+	"\fPolicyChange\x120\n" +
+	"\asources\x18\x01 \x01(\v2\x16.heddle.v1.PolicyNodesR\asources\x12:\n" +
+	"\fdestinations\x18\x02 \x01(\v2\x16.heddle.v1.PolicyNodesR\fdestinations\x12\x1a\n" +
+	"\brelation\x18\x03 \x01(\tR\brelation\x12\x16\n" +
+	"\x06gained\x18\x04 \x03(\tR\x06gained\x12\x12\n" +
+	"\x04lost\x18\x05 \x03(\tR\x04lost\"Q\n" +
+	"\x13ListPoliciesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"t\n" +
+	"\x14ListPoliciesResponse\x124\n" +
+	"\bversions\x18\x01 \x03(\v2\x18.heddle.v1.PolicyVersionR\bversions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc7\x01\n" +
+	"\rPolicyVersion\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x129\n" +
+	"\n" +
+	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n" +
+	"\n" +
+	"updated_by\x18\x04 \x01(\tR\tupdatedBy\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\rR\x04size\x12\x18\n" +
+	"\acurrent\x18\x06 \x01(\bR\acurrent\"e\n" +
+	"\x15RollbackPolicyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x19\n" +
+	"\bif_match\x18\x02 \x01(\tR\aifMatch\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\x8f\x02\n" +
+	"\x16RollbackPolicyResponse\x12#\n" +
+	"\rfrom_revision\x18\x01 \x01(\x04R\ffromRevision\x129\n" +
+	"\n" +
+	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x124\n" +
+	"\bwarnings\x18\x05 \x03(\v2\x18.heddle.v1.PolicyProblemR\bwarnings\x12/\n" +
+	"\x06impact\x18\x06 \x01(\v2\x17.heddle.v1.PolicyImpactR\x06impact\"\x98\x01\n" +
+	"\x14ExplainPolicyRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06policy\x18\x05 \x01(\tR\x06policy\"x\n" +
+	"\x15ExplainPolicyResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12+\n" +
+	"\x05flows\x18\x02 \x03(\v2\x15.heddle.v1.PolicyFlowR\x05flows\x12\x18\n" +
+	"\aomitted\x18\x03 \x01(\rR\aomitted\"\x9a\x02\n" +
+	"\n" +
+	"PolicyFlow\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x1b\n" +
+	"\tsource_ip\x18\x02 \x01(\tR\bsourceIp\x12 \n" +
+	"\vdestination\x18\x03 \x01(\tR\vdestination\x12%\n" +
+	"\x0edestination_ip\x18\x04 \x01(\tR\rdestinationIp\x12\x18\n" +
+	"\aallowed\x18\x05 \x01(\bR\aallowed\x12+\n" +
+	"\x05rules\x18\x06 \x03(\v2\x15.heddle.v1.PolicyRuleR\x05rules\x12\x10\n" +
+	"\x03via\x18\a \x03(\tR\x03via\x125\n" +
+	"\aentries\x18\b \x03(\v2\x1b.heddle.v1.PolicyFilterRuleR\aentries\"4\n" +
+	"\n" +
+	"PolicyRule\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\rR\x04line\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"B\n" +
+	"\x14PreviewPolicyRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\tR\x06policy\"\xf2\x02\n" +
+	"\x15PreviewPolicyResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x123\n" +
+	"\x06filter\x18\x03 \x03(\v2\x1b.heddle.v1.PolicyFilterRuleR\x06filter\x12+\n" +
+	"\x05peers\x18\x04 \x03(\v2\x15.heddle.v1.PolicyPeerR\x05peers\x12*\n" +
+	"\x03ssh\x18\x05 \x03(\v2\x18.heddle.v1.PolicySSHRuleR\x03ssh\x12?\n" +
+	"\fcapabilities\x18\x06 \x03(\v2\x1b.heddle.v1.PolicyCapabilityR\fcapabilities\x12!\n" +
+	"\ffilter_count\x18\a \x01(\rR\vfilterCount\x12\x1d\n" +
+	"\n" +
+	"peer_count\x18\b \x01(\rR\tpeerCount\x12\x1b\n" +
+	"\tssh_count\x18\t \x01(\rR\bsshCount\"\xe2\x01\n" +
+	"\x10PolicyFilterRule\x12\x18\n" +
+	"\asources\x18\x01 \x03(\tR\asources\x12!\n" +
+	"\fsource_count\x18\x02 \x01(\rR\vsourceCount\x12\"\n" +
+	"\fdestinations\x18\x03 \x03(\tR\fdestinations\x12+\n" +
+	"\x11destination_count\x18\x04 \x01(\rR\x10destinationCount\x12\x1c\n" +
+	"\tprotocols\x18\x05 \x03(\rR\tprotocols\x12\"\n" +
+	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\"Q\n" +
+	"\n" +
+	"PolicyPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06routes\x18\x03 \x03(\tR\x06routes\"\xf8\x01\n" +
+	"\rPolicySSHRule\x12\x18\n" +
+	"\asources\x18\x01 \x03(\tR\asources\x12!\n" +
+	"\fsource_count\x18\x02 \x01(\rR\vsourceCount\x129\n" +
+	"\x05users\x18\x03 \x03(\v2#.heddle.v1.PolicySSHRule.UsersEntryR\x05users\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\x12\x1d\n" +
+	"\n" +
+	"accept_env\x18\x05 \x03(\tR\tacceptEnv\x1a8\n" +
+	"\n" +
+	"UsersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\x10PolicyCapability\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values2\xbd\x04\n" +
 	"\rPolicyService\x12F\n" +
 	"\tGetPolicy\x12\x1b.heddle.v1.GetPolicyRequest\x1a\x1c.heddle.v1.GetPolicyResponse\x12F\n" +
 	"\tSetPolicy\x12\x1b.heddle.v1.SetPolicyRequest\x1a\x1c.heddle.v1.SetPolicyResponse\x12L\n" +
-	"\vCheckPolicy\x12\x1d.heddle.v1.CheckPolicyRequest\x1a\x1e.heddle.v1.CheckPolicyResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\vCheckPolicy\x12\x1d.heddle.v1.CheckPolicyRequest\x1a\x1e.heddle.v1.CheckPolicyResponse\x12O\n" +
+	"\fListPolicies\x12\x1e.heddle.v1.ListPoliciesRequest\x1a\x1f.heddle.v1.ListPoliciesResponse\x12U\n" +
+	"\x0eRollbackPolicy\x12 .heddle.v1.RollbackPolicyRequest\x1a!.heddle.v1.RollbackPolicyResponse\x12R\n" +
+	"\rExplainPolicy\x12\x1f.heddle.v1.ExplainPolicyRequest\x1a .heddle.v1.ExplainPolicyResponse\x12R\n" +
+	"\rPreviewPolicy\x12\x1f.heddle.v1.PreviewPolicyRequest\x1a .heddle.v1.PreviewPolicyResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_policy_proto_rawDescOnce sync.Once
@@ -491,34 +2079,84 @@ func file_heddle_v1_policy_proto_rawDescGZIP() []byte {
 	return file_heddle_v1_policy_proto_rawDescData
 }
 
-var file_heddle_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_heddle_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_heddle_v1_policy_proto_goTypes = []any{
-	(*GetPolicyRequest)(nil),      // 0: heddle.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),     // 1: heddle.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),      // 2: heddle.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),     // 3: heddle.v1.SetPolicyResponse
-	(*CheckPolicyRequest)(nil),    // 4: heddle.v1.CheckPolicyRequest
-	(*CheckPolicyResponse)(nil),   // 5: heddle.v1.CheckPolicyResponse
-	(*PolicyProblem)(nil),         // 6: heddle.v1.PolicyProblem
-	(*PolicyProblems)(nil),        // 7: heddle.v1.PolicyProblems
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*GetPolicyRequest)(nil),       // 0: heddle.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 1: heddle.v1.GetPolicyResponse
+	(*PolicyRefusal)(nil),          // 2: heddle.v1.PolicyRefusal
+	(*SetPolicyRequest)(nil),       // 3: heddle.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),      // 4: heddle.v1.SetPolicyResponse
+	(*CheckPolicyRequest)(nil),     // 5: heddle.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),    // 6: heddle.v1.CheckPolicyResponse
+	(*PolicyProblem)(nil),          // 7: heddle.v1.PolicyProblem
+	(*PolicyProblems)(nil),         // 8: heddle.v1.PolicyProblems
+	(*PolicyImpact)(nil),           // 9: heddle.v1.PolicyImpact
+	(*PolicyNodes)(nil),            // 10: heddle.v1.PolicyNodes
+	(*PolicyChange)(nil),           // 11: heddle.v1.PolicyChange
+	(*ListPoliciesRequest)(nil),    // 12: heddle.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),   // 13: heddle.v1.ListPoliciesResponse
+	(*PolicyVersion)(nil),          // 14: heddle.v1.PolicyVersion
+	(*RollbackPolicyRequest)(nil),  // 15: heddle.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil), // 16: heddle.v1.RollbackPolicyResponse
+	(*ExplainPolicyRequest)(nil),   // 17: heddle.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),  // 18: heddle.v1.ExplainPolicyResponse
+	(*PolicyFlow)(nil),             // 19: heddle.v1.PolicyFlow
+	(*PolicyRule)(nil),             // 20: heddle.v1.PolicyRule
+	(*PreviewPolicyRequest)(nil),   // 21: heddle.v1.PreviewPolicyRequest
+	(*PreviewPolicyResponse)(nil),  // 22: heddle.v1.PreviewPolicyResponse
+	(*PolicyFilterRule)(nil),       // 23: heddle.v1.PolicyFilterRule
+	(*PolicyPeer)(nil),             // 24: heddle.v1.PolicyPeer
+	(*PolicySSHRule)(nil),          // 25: heddle.v1.PolicySSHRule
+	(*PolicyCapability)(nil),       // 26: heddle.v1.PolicyCapability
+	nil,                            // 27: heddle.v1.PolicySSHRule.UsersEntry
+	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
 }
 var file_heddle_v1_policy_proto_depIdxs = []int32{
-	8, // 0: heddle.v1.GetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
-	8, // 1: heddle.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
-	6, // 2: heddle.v1.CheckPolicyResponse.problems:type_name -> heddle.v1.PolicyProblem
-	6, // 3: heddle.v1.PolicyProblems.problems:type_name -> heddle.v1.PolicyProblem
-	0, // 4: heddle.v1.PolicyService.GetPolicy:input_type -> heddle.v1.GetPolicyRequest
-	2, // 5: heddle.v1.PolicyService.SetPolicy:input_type -> heddle.v1.SetPolicyRequest
-	4, // 6: heddle.v1.PolicyService.CheckPolicy:input_type -> heddle.v1.CheckPolicyRequest
-	1, // 7: heddle.v1.PolicyService.GetPolicy:output_type -> heddle.v1.GetPolicyResponse
-	3, // 8: heddle.v1.PolicyService.SetPolicy:output_type -> heddle.v1.SetPolicyResponse
-	5, // 9: heddle.v1.PolicyService.CheckPolicy:output_type -> heddle.v1.CheckPolicyResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	28, // 0: heddle.v1.GetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	2,  // 1: heddle.v1.GetPolicyResponse.refused:type_name -> heddle.v1.PolicyRefusal
+	7,  // 2: heddle.v1.PolicyRefusal.problems:type_name -> heddle.v1.PolicyProblem
+	28, // 3: heddle.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	7,  // 4: heddle.v1.SetPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
+	9,  // 5: heddle.v1.SetPolicyResponse.impact:type_name -> heddle.v1.PolicyImpact
+	7,  // 6: heddle.v1.CheckPolicyResponse.problems:type_name -> heddle.v1.PolicyProblem
+	7,  // 7: heddle.v1.CheckPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
+	7,  // 8: heddle.v1.PolicyProblems.problems:type_name -> heddle.v1.PolicyProblem
+	11, // 9: heddle.v1.PolicyImpact.changes:type_name -> heddle.v1.PolicyChange
+	10, // 10: heddle.v1.PolicyImpact.capabilities:type_name -> heddle.v1.PolicyNodes
+	10, // 11: heddle.v1.PolicyChange.sources:type_name -> heddle.v1.PolicyNodes
+	10, // 12: heddle.v1.PolicyChange.destinations:type_name -> heddle.v1.PolicyNodes
+	14, // 13: heddle.v1.ListPoliciesResponse.versions:type_name -> heddle.v1.PolicyVersion
+	28, // 14: heddle.v1.PolicyVersion.updated_at:type_name -> google.protobuf.Timestamp
+	28, // 15: heddle.v1.RollbackPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	7,  // 16: heddle.v1.RollbackPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
+	9,  // 17: heddle.v1.RollbackPolicyResponse.impact:type_name -> heddle.v1.PolicyImpact
+	19, // 18: heddle.v1.ExplainPolicyResponse.flows:type_name -> heddle.v1.PolicyFlow
+	20, // 19: heddle.v1.PolicyFlow.rules:type_name -> heddle.v1.PolicyRule
+	23, // 20: heddle.v1.PolicyFlow.entries:type_name -> heddle.v1.PolicyFilterRule
+	23, // 21: heddle.v1.PreviewPolicyResponse.filter:type_name -> heddle.v1.PolicyFilterRule
+	24, // 22: heddle.v1.PreviewPolicyResponse.peers:type_name -> heddle.v1.PolicyPeer
+	25, // 23: heddle.v1.PreviewPolicyResponse.ssh:type_name -> heddle.v1.PolicySSHRule
+	26, // 24: heddle.v1.PreviewPolicyResponse.capabilities:type_name -> heddle.v1.PolicyCapability
+	27, // 25: heddle.v1.PolicySSHRule.users:type_name -> heddle.v1.PolicySSHRule.UsersEntry
+	0,  // 26: heddle.v1.PolicyService.GetPolicy:input_type -> heddle.v1.GetPolicyRequest
+	3,  // 27: heddle.v1.PolicyService.SetPolicy:input_type -> heddle.v1.SetPolicyRequest
+	5,  // 28: heddle.v1.PolicyService.CheckPolicy:input_type -> heddle.v1.CheckPolicyRequest
+	12, // 29: heddle.v1.PolicyService.ListPolicies:input_type -> heddle.v1.ListPoliciesRequest
+	15, // 30: heddle.v1.PolicyService.RollbackPolicy:input_type -> heddle.v1.RollbackPolicyRequest
+	17, // 31: heddle.v1.PolicyService.ExplainPolicy:input_type -> heddle.v1.ExplainPolicyRequest
+	21, // 32: heddle.v1.PolicyService.PreviewPolicy:input_type -> heddle.v1.PreviewPolicyRequest
+	1,  // 33: heddle.v1.PolicyService.GetPolicy:output_type -> heddle.v1.GetPolicyResponse
+	4,  // 34: heddle.v1.PolicyService.SetPolicy:output_type -> heddle.v1.SetPolicyResponse
+	6,  // 35: heddle.v1.PolicyService.CheckPolicy:output_type -> heddle.v1.CheckPolicyResponse
+	13, // 36: heddle.v1.PolicyService.ListPolicies:output_type -> heddle.v1.ListPoliciesResponse
+	16, // 37: heddle.v1.PolicyService.RollbackPolicy:output_type -> heddle.v1.RollbackPolicyResponse
+	18, // 38: heddle.v1.PolicyService.ExplainPolicy:output_type -> heddle.v1.ExplainPolicyResponse
+	22, // 39: heddle.v1.PolicyService.PreviewPolicy:output_type -> heddle.v1.PreviewPolicyResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_policy_proto_init() }
@@ -532,7 +2170,7 @@ func file_heddle_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_policy_proto_rawDesc), len(file_heddle_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
