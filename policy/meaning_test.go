@@ -765,39 +765,3 @@ func TestParseStored(t *testing.T) {
 		}
 	}
 }
-
-func TestChanges(t *testing.T) {
-	tn := small()
-	a := compile(t, `"acls": [{"action": "accept", "src": ["group:dev"], "dst": ["one:22,80", "tag:exit:22"]}]`, tn)
-	b := compile(t, `"acls": [{"action": "accept", "src": ["group:dev"], "dst": ["one:22,443"]}],
-		"nodeAttrs": [{"target": ["ann@example.com"], "attr": ["x"]}], "ssh": [{"action": "accept", "src": ["group:dev"], "dst": ["tag:router"], "users": ["root"]}]`, tn)
-	var got []string
-	for _, c := range policy.Changes(a, b) {
-		text := ""
-		for _, r := range c.Allows {
-			for _, p := range r.DstPorts {
-				text += " +" + r.SrcIPs[0] + ">" + p.IP + ":" + p.Ports.String()
-			}
-		}
-		for _, r := range c.Forbids {
-			for _, p := range r.DstPorts {
-				text += " -" + r.SrcIPs[0] + ">" + p.IP + ":" + p.Ports.String()
-			}
-		}
-		if c.SSH {
-			text += " ssh"
-		}
-		if c.Caps {
-			text += " caps"
-		}
-		got = append(got, string(rune('0'+c.Node))+text)
-	}
-	want := []string{"1 caps", "2 caps", "5 +100.64.0.3>100.64.0.5:443 -100.64.0.3>100.64.0.5:80", "6 ssh", "7 ssh",
-		"8 -100.64.0.3>100.64.0.8:22 -100.64.0.3>fd7a:115c:a1e0::8:22"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if got := policy.Changes(a, a.Recompile(tn)); got != nil {
-		t.Errorf("nothing changed: %+v", got)
-	}
-}

@@ -1,11 +1,11 @@
-package policy_test
+package syntax_test
 
 import (
 	"errors"
 	"strings"
 	"testing"
 
-	"heddle/policy"
+	"heddle/policy/syntax"
 )
 
 // TestRejected has, per element of the language, texts that must be refused
@@ -124,8 +124,8 @@ func TestRejected(t *testing.T) {
 	} {
 		before, after, marked := strings.Cut(c.text, "§")
 		text := before + after
-		_, err := policy.Parse([]byte(text))
-		var list policy.Errors
+		_, err := syntax.Parse([]byte(text))
+		var list syntax.Errors
 		if !errors.As(err, &list) || len(list) == 0 {
 			t.Errorf("%s: %v, want an error with %q", c.name, err, c.want)
 			continue
@@ -138,7 +138,7 @@ func TestRejected(t *testing.T) {
 		if marked && (e.Line != line || e.Column != column) {
 			t.Errorf("%s: at %d:%d, want %d:%d", c.name, e.Line, e.Column, line, column)
 		}
-		var first *policy.Error
+		var first *syntax.Error
 		if !errors.As(err, &first) || first != e {
 			t.Errorf("%s: errors.As does not find the first error", c.name)
 		}
@@ -154,8 +154,8 @@ func TestAllErrorsAtOnce(t *testing.T) {
   ],
   "ssh": [{"users": ["*"]}],
 }`
-	_, err := policy.Parse([]byte(text))
-	var list policy.Errors
+	_, err := syntax.Parse([]byte(text))
+	var list syntax.Errors
 	if !errors.As(err, &list) {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestExcerpt(t *testing.T) {
 		{1, 301, strings.Repeat("-", 300) + "x" + strings.Repeat("-", 300), strings.Repeat("-", 80) + "x" + strings.Repeat("-", 79) + "\n" + strings.Repeat(" ", 80) + "^\n"},
 		{1, 3, "\xff\xfex", "?x\n ^\n"},
 	} {
-		e := &policy.Error{Line: c.line, Column: c.column}
+		e := &syntax.Error{Line: c.line, Column: c.column}
 		if got := e.Excerpt([]byte(c.text)); got != c.want {
 			t.Errorf("%d:%d of %q: %q, want %q", c.line, c.column, c.text, got, c.want)
 		}
@@ -213,8 +213,8 @@ func TestLimits(t *testing.T) {
 		{"ipsets of ranges", `{"ipsets": {"ipset:a": [` + elements(9000, `"::1-ffff::fffe"`) + `]}}`, "more than 20000 prefixes"},
 		{"errors", `{"acls": [` + elements(10000, `1`) + `]}`, "must be an object"},
 	} {
-		_, err := policy.Parse([]byte(c.text))
-		var list policy.Errors
+		_, err := syntax.Parse([]byte(c.text))
+		var list syntax.Errors
 		if !errors.As(err, &list) || !strings.Contains(list[0].Msg, c.want) {
 			t.Errorf("%s: %.200v, want %s", c.name, err, c.want)
 		}
