@@ -1,6 +1,7 @@
 package syntax
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"net/netip"
@@ -23,6 +24,7 @@ var topLevel = newSchema("policy",
 // one without the entries that have them, which never allows more than the
 // text does to a reader who understands all of it.
 func Parse(src []byte) (*Policy, error) {
+	src = bytes.TrimPrefix(src, []byte("\ufeff")) // some editors write a byte order mark
 	p := &parser{reader: newReader(src), d: newPolicy()}
 	root, err := p.parse()
 	if err != nil {

@@ -145,6 +145,12 @@ func TestRejected(t *testing.T) {
 	}
 }
 
+func TestByteOrderMark(t *testing.T) {
+	if _, err := syntax.Parse([]byte("\ufeff{}")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAllErrorsAtOnce(t *testing.T) {
 	const text = `{
   "groups": {"admins": ["ann@example.com"]},
