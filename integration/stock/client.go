@@ -16,6 +16,7 @@ import (
 
 	"heddle/integration/lab"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/client/local"
 )
 
@@ -25,8 +26,17 @@ type Programs struct {
 }
 
 // Build compiles the programs from the tailscale.com module that go.mod pins. The go command
-// keeps the linked programs in its cache.
+// keeps the linked programs in its cache. Test processes that run at the same time build one after
+// the other: the go command would compile the same packages once for each, which takes minutes.
 func Build(ctx context.Context) (Programs, error) {
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "heddle-stock-build.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return Programs{}, err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return Programs{}, fmt.Errorf("wait for another build: %w", err)
+	}
 	var p Programs
 	for pkg, path := range map[string]*string{
 		"tailscale.com/cmd/tailscaled": &p.Daemon,
