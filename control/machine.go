@@ -137,7 +137,10 @@ var statuses = map[tailnet.Code]int{
 func (s *Server) fail(c *call, r *http.Request, err error) {
 	code := tailnet.CodeOf(err)
 	level := slog.LevelInfo
-	if code == tailnet.Internal || code == tailnet.Unavailable {
+	switch {
+	case errors.Is(err, tailnet.ErrStopped):
+		level = slog.LevelDebug // every client of a server that is told to stop
+	case code == tailnet.Internal, code == tailnet.Unavailable:
 		level = slog.LevelError
 	}
 	if s.throttle.told.allow(c.machine.String() + r.URL.Path + code.String()) {

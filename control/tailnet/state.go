@@ -229,6 +229,9 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		}
 		s.soft = Delta{}
 		s.timers.drop(timer{kind: flushTimer})
+		for _, e := range b.delta.Audit {
+			s.log.Info("changed", "action", e.Action, "target", e.Target, "by", e.Actor.String(), "from", e.Actor.From)
+		}
 	} else if !b.delta.empty() {
 		s.soft.merge(&b.delta)
 		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushEvery))
