@@ -495,7 +495,7 @@ func TestPolicy(t *testing.T) {
 	_, err = policies.SetPolicy(t.Context(), &v1.SetPolicyRequest{Policy: many})
 	wantCode(t, err, codes.InvalidArgument, "policy")
 
-	fixed := newWorld(t, func(o *api.Options) { o.PolicyFile = "/etc/policy.hujson" })
+	fixed := newWorld(t, func(o *api.Options) { o.PolicyFile = &api.PolicyFile{Path: "/etc/policy.hujson", Refused: func() ([]byte, error) { return nil, nil }} })
 	_, err = v1.NewPolicyServiceClient(fixed.local()).SetPolicy(t.Context(), &v1.SetPolicyRequest{Policy: "{}"})
 	wantCode(t, err, codes.FailedPrecondition, "/etc/policy.hujson")
 }

@@ -121,9 +121,5 @@ func problemsOf(err error) []*v1.PolicyProblem {
 	if !errors.As(err, &all) {
 		return nil
 	}
-	out := make([]*v1.PolicyProblem, 0, len(all))
-	for _, e := range all[:min(len(all), maxProblems)] {
-		out = append(out, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: e.Msg})
-	}
-	return out
+	return protoProblems(all)
 }

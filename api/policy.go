@@ -2,41 +2,307 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"heddle/control/tailnet"
+	"heddle/policy"
+	"heddle/policy/impact"
 	v1 "heddle/proto/heddle/v1"
 )
+
+// PolicyFile is a file that fixes the policy.
+type PolicyFile struct {
+	Path string
+	// Refused returns the content of the file and what is wrong with it; nil if
+	// it is in force. The content is nil if the file cannot be read.
+	Refused func() ([]byte, error)
+}
+
+// History are the policies that a tailnet had. It is a part of package db,
+// whose documentation says what the parameters mean.
+type History interface {
+	Policies(ctx context.Context, tailnet string, limit int, before int64) (page []*tailnet.Policy, next int64, err error)
+}
 
 type policies struct {
 	*Server
 	v1.UnimplementedPolicyServiceServer
 }
 
-func (s policies) GetPolicy(context.Context, *v1.GetPolicyRequest) (*v1.GetPolicyResponse, error) {
+func (s policies) GetPolicy(ctx context.Context, req *v1.GetPolicyRequest) (*v1.GetPolicyResponse, error) {
 	p := s.snapshot().Policy()
-	return &v1.GetPolicyResponse{Policy: p.Source, UpdatedAt: timestamp(p.Updated), Etag: p.ETag, UpdatedBy: p.By}, nil
+	if req.GetVersion() != "" {
+		var err error
+		if p, err = s.version(ctx, req.GetVersion()); err != nil {
+			return nil, err
+		}
+	}
+	out := &v1.GetPolicyResponse{
+		Policy: p.Source, UpdatedAt: timestamp(p.Updated), Etag: p.ETag, UpdatedBy: p.By, Revision: uint64(p.Revision),
+		Refused: refusal(fmt.Sprintf("parts of the policy (revision %d) are refused by this version of heddle and left out, so that less is allowed than it says; set it again", p.Revision), []byte(p.Source), p.Err),
+	}
+	if f := s.opts.PolicyFile; f != nil && req.GetVersion() == "" {
+		out.File = f.Path
+		if text, err := f.Refused(); err != nil {
+			out.Refused = refusal("the last edit of "+f.Path+" is refused; the policy before it stays in force", text, err)
+		}
+	}
+	return out, nil
+}
+
+// refusal makes what people are told of a policy that is not followed; nil if err is nil.
+func refusal(msg string, source []byte, err error) *v1.PolicyRefusal {
+	if err == nil {
+		return nil
+	}
+	out := &v1.PolicyRefusal{Message: msg, Problems: problemsOf(err)}
+	for _, p := range out.Problems {
+		p.Excerpt = (&policy.Error{Line: int(p.GetLine()), Column: int(p.GetColumn())}).Excerpt(source)
+	}
+	if out.Problems == nil {
+		out.Message += ": " + tailnet.Message(err)
+	}
+	return out
 }
 
 func (s policies) SetPolicy(ctx context.Context, req *v1.SetPolicyRequest) (*v1.SetPolicyResponse, error) {
-	if s.opts.PolicyFile != "" {
-		return nil, tailnet.Errorf(tailnet.Conflict, "the policy comes from %s (policy.path in the config): edit that file instead", s.opts.PolicyFile)
-	}
-	prepared, err := tailnet.PreparePolicy(s.snapshot(), req.GetPolicy())
+	r, err := s.setPolicy(ctx, req.GetPolicy(), req.GetIfMatch(), req.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
-	snap, err := s.update(ctx, func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, req.GetIfMatch()) })
-	if err != nil {
-		return nil, err
-	}
-	p := snap.Policy()
-	return &v1.SetPolicyResponse{Policy: p.Source, UpdatedAt: timestamp(p.Updated), Etag: p.ETag}, nil
+	return &v1.SetPolicyResponse{
+		Policy: r.Source, UpdatedAt: timestamp(r.Updated), Etag: r.ETag, Revision: uint64(r.Revision), Warnings: r.warnings, Impact: r.impact,
+	}, nil
 }
 
-func (s policies) CheckPolicy(_ context.Context, req *v1.CheckPolicyRequest) (*v1.CheckPolicyResponse, error) {
-	_, err := tailnet.PreparePolicy(s.snapshot(), req.GetPolicy())
+func (s policies) RollbackPolicy(ctx context.Context, req *v1.RollbackPolicyRequest) (*v1.RollbackPolicyResponse, error) {
+	if req.GetVersion() == "" {
+		return nil, tailnet.Errorf(tailnet.Invalid, "which policy? Give a revision or an etag of `heddle policy history`")
+	}
+	if err := s.fromFile(req.GetDryRun()); err != nil {
+		return nil, err
+	}
+	old, err := s.version(ctx, req.GetVersion())
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.setPolicy(ctx, old.Source, req.GetIfMatch(), req.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.RollbackPolicyResponse{
+		FromRevision: uint64(old.Revision), UpdatedAt: timestamp(r.Updated), Etag: r.ETag, Revision: uint64(r.Revision), Warnings: r.warnings, Impact: r.impact,
+	}, nil
+}
+
+// outcome is the policy in force after it was set, or was to be.
+type outcome struct {
+	*tailnet.Policy
+	warnings []*v1.PolicyProblem
+	impact   *v1.PolicyImpact // of a dry run
+}
+
+// fromFile refuses to set the policy if it comes from a file.
+func (s policies) fromFile(dry bool) error {
+	if f := s.opts.PolicyFile; f != nil && !dry {
+		return tailnet.Errorf(tailnet.Conflict, "the policy comes from %s (policy.path in the config): edit that file instead", f.Path)
+	}
+	return nil
+}
+
+func (s policies) setPolicy(ctx context.Context, source, ifMatch string, dry bool) (*outcome, error) {
+	if err := s.fromFile(dry); err != nil {
+		return nil, err
+	}
+	done, err := s.busy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	snap := s.snapshot()
+	prepared, err := tailnet.PreparePolicy(snap, source)
+	if err != nil {
+		return nil, err
+	}
+	out := &outcome{Policy: snap.Policy(), warnings: protoProblems(prepared.Warnings)}
+	if dry {
+		if err := snap.Policy().Matches(ifMatch); err != nil {
+			return nil, err
+		}
+		out.impact = impactOf(snap, prepared)
+		return out, nil
+	}
+	if snap, err = s.update(ctx, func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, ifMatch) }); err != nil {
+		return nil, err
+	}
+	out.Policy = snap.Policy()
+	return out, nil
+}
+
+func (s policies) CheckPolicy(ctx context.Context, req *v1.CheckPolicyRequest) (*v1.CheckPolicyResponse, error) {
+	done, err := s.busy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	prepared, err := tailnet.PreparePolicy(s.snapshot(), req.GetPolicy())
 	if problems := problemsOf(err); problems != nil {
 		return &v1.CheckPolicyResponse{Problems: problems}, nil
 	}
-	return &v1.CheckPolicyResponse{}, err
+	if err != nil {
+		return nil, err
+	}
+	return &v1.CheckPolicyResponse{Warnings: protoProblems(prepared.Warnings)}, nil
+}
+
+// maxBusy bounds the policies that are prepared and compared at a time: each
+// may take seconds of CPU, and clients need some of it.
+const maxBusy = 2
+
+// busy waits for a turn to do work that takes long; done ends it.
+func (s *Server) busy(ctx context.Context) (done func(), err error) {
+	select {
+	case s.turns <- struct{}{}:
+		return func() { <-s.turns }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+const (
+	maxVersions = 50 // of a page: each is read with its text
+	maxSearch   = 40 // pages that are searched for an etag
+	minETag     = 8  // digits that are enough to name one
+)
+
+func (s policies) ListPolicies(ctx context.Context, req *v1.ListPoliciesRequest) (*v1.ListPoliciesResponse, error) {
+	before := int64(0)
+	if t := req.GetPageToken(); t != "" {
+		var err error
+		if before, err = strconv.ParseInt(t, 36, 64); err != nil || before <= 0 {
+			return nil, tailnet.Errorf(tailnet.Invalid, "page_token %q is not from an earlier response", t)
+		}
+	}
+	size := int(req.GetPageSize())
+	if size == 0 || size > maxVersions {
+		size = maxVersions
+	}
+	page, next, err := s.past(ctx, size, before)
+	if err != nil {
+		return nil, err
+	}
+	out := &v1.ListPoliciesResponse{}
+	now := s.snapshot().Policy().Revision
+	for _, p := range page {
+		out.Versions = append(out.Versions, &v1.PolicyVersion{
+			Revision: uint64(p.Revision), Etag: p.ETag, UpdatedAt: timestamp(p.Updated), UpdatedBy: p.By,
+			Size: uint32(len(p.Source)), Current: p.Revision == now,
+		})
+	}
+	if next > 0 {
+		out.NextPageToken = strconv.FormatInt(next, 36)
+	}
+	return out, nil
+}
+
+func (s policies) past(ctx context.Context, limit int, before int64) ([]*tailnet.Policy, int64, error) {
+	if s.opts.History == nil {
+		return nil, 0, nil
+	}
+	return s.opts.History.Policies(ctx, tailnet.Default, limit, before)
+}
+
+// version finds a policy by its revision, or by its etag or the beginning of
+// it; the newest one, if it was in force several times.
+func (s policies) version(ctx context.Context, ref string) (*tailnet.Policy, error) {
+	if n, err := strconv.ParseInt(ref, 10, 64); err == nil && n > 0 && n < 1<<53 {
+		page, _, err := s.past(ctx, 1, n+1)
+		if err != nil || len(page) > 0 && int64(page[0].Revision) == n {
+			return first(page), err
+		}
+	}
+	if len(ref) >= minETag {
+		before := int64(0)
+		for range maxSearch {
+			page, next, err := s.past(ctx, maxVersions, before)
+			if err != nil {
+				return nil, err
+			}
+			if i := slices.IndexFunc(page, func(p *tailnet.Policy) bool { return strings.HasPrefix(p.ETag, ref) }); i >= 0 {
+				return page[i], nil
+			}
+			if before = next; next == 0 {
+				break
+			}
+		}
+	}
+	return nil, tailnet.Errorf(tailnet.NotFound, "no policy with the revision or etag %q; `heddle policy history` lists them", ref)
+}
+
+func first(page []*tailnet.Policy) *tailnet.Policy {
+	if len(page) == 0 {
+		return nil
+	}
+	return page[0]
+}
+
+// protoProblems returns problems for the wire, at most maxProblems.
+func protoProblems(all policy.Errors) []*v1.PolicyProblem {
+	out := make([]*v1.PolicyProblem, 0, len(all))
+	for _, e := range all[:min(len(all), maxProblems)] {
+		out = append(out, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: e.Msg})
+	}
+	return out
+}
+
+const (
+	maxNames     = 10  // of nodes in one list
+	maxApprovals = 100 // in one answer
+)
+
+// impactOf tells what a prepared policy would change, also by the routes that
+// it approves.
+func impactOf(snap *tailnet.Snapshot, p *tailnet.PreparedPolicy) *v1.PolicyImpact {
+	out := &v1.PolicyImpact{}
+	in := snap.PolicyInput()
+	for i := range in.Nodes {
+		n := &in.Nodes[i]
+		for _, route := range n.Advertised {
+			if !slices.Contains(n.Approved, route) && p.Compiled.AutoApproves(n.ID, route) {
+				n.Approved = append(slices.Clip(n.Approved), route)
+				if len(out.Approvals) < maxApprovals {
+					out.Approvals = append(out.Approvals, nodeName(snap, n.ID)+" "+route.String())
+				}
+			}
+		}
+	}
+	r := impact.Compare(snap.Policy().Compiled, p.Compiled.Recompile(in), in.Nodes)
+	out.Omitted, out.Partial = uint32(r.Omitted), r.Partial
+	for _, c := range r.Changes {
+		out.Changes = append(out.Changes, &v1.PolicyChange{
+			Sources: names(snap, c.Sources), Destinations: names(snap, c.Destinations), Relation: string(c.Relation), Gained: c.Gained, Lost: c.Lost,
+		})
+	}
+	if len(r.Caps) > 0 {
+		out.Capabilities = names(snap, r.Caps)
+	}
+	return out
+}
+
+func names(snap *tailnet.Snapshot, ids []policy.NodeID) *v1.PolicyNodes {
+	out := &v1.PolicyNodes{Count: uint32(len(ids))}
+	for _, id := range ids[:min(len(ids), maxNames)] {
+		out.Names = append(out.Names, nodeName(snap, id))
+	}
+	return out
+}
+
+func nodeName(snap *tailnet.Snapshot, id policy.NodeID) string {
+	if n := snap.Node(tailnet.NodeID(id)); n != nil {
+		return n.Name
+	}
+	return fmt.Sprint("node ", id)
 }

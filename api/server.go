@@ -56,8 +56,10 @@ type Options struct {
 	State *tailnet.State
 	// Pending is nil where no login can wait.
 	Pending Pending
-	// PolicyFile names the file that fixes the policy; empty if the API may set it.
-	PolicyFile string
+	// PolicyFile is the file that fixes the policy; nil if the API may set it.
+	PolicyFile *PolicyFile
+	// History has the earlier policies; nil: there are none.
+	History History
 	// Health reports on the parts of the server; nil means that there is
 	// nothing to say.
 	Health  func(context.Context) []Part
@@ -72,7 +74,8 @@ type Server struct {
 	log    *slog.Logger
 	failed *limiter
 	health *health.Server
-	remote *grpc.Server // for Handler; owns no listener
+	remote *grpc.Server  // for Handler; owns no listener
+	turns  chan struct{} // of work that takes long
 
 	// ending ends when the server is to stop, and with it the streams: calls
 	// end by themselves.
@@ -88,7 +91,7 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer()}
+	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer(), turns: make(chan struct{}, maxBusy)}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.remote = s.newGRPC(knownActor)
 	return s

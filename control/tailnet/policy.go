@@ -93,8 +93,8 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 		return err
 	}
 	old := tx.snap.policy
-	if ifMatch != "" && strings.Trim(ifMatch, `"`) != old.ETag {
-		return Errorf(Conflict, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", old.ETag)
+	if err := old.Matches(ifMatch); err != nil {
+		return err
 	}
 	compiled := p.Compiled
 	if p.base != old || tx.dirtyPolicy {
@@ -123,6 +123,15 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	}
 	tx.refreshDERPMap()
 	tx.audit("policy.set", "policy", Change{"etag", old.ETag, fresh.ETag})
+	return nil
+}
+
+// Matches returns an error, Conflict, unless the policy has that ETag. An empty
+// one matches any policy.
+func (p *Policy) Matches(ifMatch string) error {
+	if ifMatch != "" && strings.Trim(ifMatch, `"`) != p.ETag {
+		return Errorf(Conflict, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", p.ETag)
+	}
 	return nil
 }
 

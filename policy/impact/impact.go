@@ -55,7 +55,8 @@ const (
 )
 
 // Compare tells what changes between nodes when after takes the place of
-// before. Both are compiled with these nodes, whose IDs are distinct.
+// before. After is compiled with these nodes, whose IDs are distinct, and before with
+// the same or with fewer approved routes.
 func Compare(before, after *policy.Compiled, nodes []policy.Node) Report {
 	nodes = slices.SortedFunc(slices.Values(nodes), func(a, b policy.Node) int { return cmp.Compare(a.ID, b.ID) })
 	c := newComparison(nodes)
@@ -180,7 +181,7 @@ func (c *comparison) at(members []int, was, is []grant, mine map[ownKey][]int) {
 		}
 		res := c.result(d, c.pick(was, p.covers), c.pick(is, p.covers))
 		sources, relation := c.covers.at[p.nodes], AnyPair
-		if len(own) > 0 {
+		if len(own) > 0 && sources.meets(same) {
 			sources, relation = sources.without(same), OtherUsers
 		}
 		if res != nil && sources.any() && !(len(members) == 1 && sources.only(members[0])) {
@@ -199,7 +200,7 @@ func (c *comparison) at(members []int, was, is []grant, mine map[ownKey][]int) {
 			}
 		}
 		c.steps += 1 + len(was) + len(is)
-		if res := c.result(d, c.pick(was, covers), c.pick(is, covers)); res != nil && !(len(members) == 1 && members[0] == s) {
+		if res := c.result(d, c.pick(was, covers), c.pick(is, covers)); res != nil {
 			if byResult[res] == nil {
 				byResult[res] = newSet(len(c.nodes))
 			}
@@ -207,6 +208,9 @@ func (c *comparison) at(members []int, was, is []grant, mine map[ownKey][]int) {
 		}
 	})
 	for res, sources := range byResult {
+		if len(members) == 1 && sources.only(members[0]) {
+			continue
+		}
 		// One row has one set of sources of each user.
 		id, key := c.covers.id(sources.key(), sources), ownKey{d.User, res}
 		nth := slices.Index(mine[key], id)

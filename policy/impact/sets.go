@@ -47,6 +47,15 @@ func (s set) within(t set) bool {
 	return true
 }
 
+func (s set) meets(t set) bool {
+	for i := range t {
+		if s[i]&t[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (s set) without(t set) set {
 	out := slices.Clone(s)
 	for i := range t {

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"heddle/policy"
 	"heddle/policy/conformance"
@@ -11,13 +12,15 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // maxPolicy is the largest policy that the server takes.
 const maxPolicy = 4 << 20
 
 func (a *app) policyCommand() *cobra.Command {
-	g := group("policy", "Who may reach what", a.policyGet(), a.policySet(), a.policyCheck(), a.policyCompile())
+	g := group("policy", "Who may reach what", a.policyGet(), a.policySet(), a.policyCheck(), a.policyExplain(), a.policyPreview(),
+		a.policyHistory(), a.policyDiff(), a.policyRollback(), a.policyCompile())
 	g.Aliases = []string{"acl"}
 	return g
 }
@@ -32,35 +35,55 @@ func (a *app) policies() (v1.PolicyServiceClient, error) {
 
 func (a *app) policyGet() *cobra.Command {
 	return &cobra.Command{
-		Use:     "get",
+		Use:     "get [VERSION]",
 		Aliases: []string{"show"},
-		Short:   "Print the policy in force, as it was written",
-		Example: "  heddle policy get > policy.hujson\n  heddle policy get -o json",
-		Args:    args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Short:   "Print the policy in force, as it was written, or an earlier one",
+		Example: "  heddle policy get > policy.hujson\n  heddle policy get -o json\n  heddle policy get 17",
+		Args:    args(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.policies()
 			if err != nil {
 				return err
 			}
-			resp, err := c.GetPolicy(cmd.Context(), &v1.GetPolicyRequest{})
+			resp, err := c.GetPolicy(cmd.Context(), &v1.GetPolicyRequest{Version: append(args, "")[0]})
 			if err != nil {
 				return err
 			}
 			if resp.GetPolicy() == "" {
 				a.hint("No policy is set: everything is allowed.")
 			}
+			a.tellOrigin(resp)
 			return a.show(resp, func() { fmt.Fprint(a.out, resp.GetPolicy()) })
 		},
 	}
 }
 
+// tellOrigin says where the policy comes from, if it is from a file, and what is
+// refused at present.
+func (a *app) tellOrigin(p *v1.GetPolicyResponse) {
+	if p.GetFile() != "" {
+		a.hint("The policy comes from the file %s.", p.GetFile())
+	}
+	r := p.GetRefused()
+	if r == nil {
+		return
+	}
+	a.hint("warning: %s", r.GetMessage())
+	for _, problem := range r.GetProblems() {
+		a.hint("line %d, column %d: %s", problem.GetLine(), problem.GetColumn(), problem.GetMessage())
+		fmt.Fprint(a.err, clean(problem.GetExcerpt()))
+	}
+}
+
 func (a *app) policySet() *cobra.Command {
-	var ifMatch string
+	req := &v1.SetPolicyRequest{}
 	cmd := &cobra.Command{
 		Use:     "set FILE",
 		Aliases: []string{"put"},
 		Short:   "Replace the policy by a file (- is the standard input)",
-		Example: "  heddle policy set policy.hujson\n  generate-policy | heddle policy set -",
+		Long: `Replaces the policy by a file (- is the standard input), if it is good and its own
+tests pass with the tailnet's users and nodes.`,
+		Example: "  heddle policy set policy.hujson\n  heddle policy set policy.hujson --dry-run\n  generate-policy | heddle policy set -",
 		Args:    args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			src, err := a.readPolicy(args[0])
@@ -71,18 +94,81 @@ func (a *app) policySet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			resp, err := c.SetPolicy(cmd.Context(), &v1.SetPolicyRequest{Policy: string(src), IfMatch: ifMatch})
+			req.Policy = string(src)
+			resp, err := c.SetPolicy(cmd.Context(), req)
 			if problems := problemsOf(err); problems != nil {
 				return a.showProblems(args[0], src, problems)
+			}
+			if status.Code(err) == codes.FailedPrecondition { // maybe there is more to say about the file
+				if now, getErr := c.GetPolicy(cmd.Context(), &v1.GetPolicyRequest{}); getErr == nil && now.GetFile() != "" {
+					a.tellOrigin(now)
+				}
 			}
 			if err != nil {
 				return err
 			}
-			return a.done(resp, "the policy is in force (etag %s)", resp.GetEtag())
+			a.warn(args[0], src, resp.GetWarnings())
+			if req.DryRun {
+				return a.showImpact(resp, resp.GetImpact())
+			}
+			return a.done(resp, "the policy is in force (revision %d, etag %s)", resp.GetRevision(), resp.GetEtag())
 		},
 	}
-	cmd.Flags().StringVar(&ifMatch, "if-match", "", "only if the policy in force has that `etag` (see policy get -o json)")
+	cmd.Flags().StringVar(&req.IfMatch, "if-match", "", "only if the policy in force has that `etag` (see policy get -o json)")
+	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "only say what would change")
 	return cmd
+}
+
+// showImpact shows what a policy would change; m is the whole answer.
+func (a *app) showImpact(m proto.Message, p *v1.PolicyImpact) error {
+	return a.show(m, func() {
+		t := newTable("SOURCES", "DESTINATIONS", "GAIN", "LOSE")
+		t.whole = true
+		for _, c := range p.GetChanges() {
+			from := nodesText(c.GetSources())
+			if c.GetRelation() != "" {
+				from += " (" + c.GetRelation() + ")"
+			}
+			t.add(from, nodesText(c.GetDestinations()), cell{or(strings.Join(c.GetGained(), ", ")), green}, cell{or(strings.Join(c.GetLost(), ", ")), red})
+		}
+		if len(t.rows) > 0 {
+			a.print(t)
+		}
+		if n := p.GetOmitted(); n > 0 {
+			a.say("… and %d more changes", n)
+		}
+		if p.GetPartial() {
+			a.say("There is too much to compare: there may be more changes.")
+		}
+		if c := p.GetCapabilities(); c.GetCount() > 0 {
+			a.say("Other capabilities: %s", nodesText(c))
+		}
+		for _, r := range p.GetApprovals() {
+			a.say("Would be approved: %s", r)
+		}
+		if len(t.rows)+len(p.GetApprovals()) == 0 && p.GetCapabilities().GetCount() == 0 && !p.GetPartial() {
+			a.say("The policy is good, and nobody would gain or lose access.")
+		}
+	})
+}
+
+func nodesText(n *v1.PolicyNodes) string { return listText(n.GetNames(), n.GetCount()) }
+
+// warn tells what a policy asks for and does not get.
+func (a *app) warn(name string, src []byte, warnings []*v1.PolicyProblem) {
+	for _, w := range warnings {
+		a.showProblem("warning: "+name, src, w)
+	}
+}
+
+func (a *app) showProblem(name string, src []byte, p *v1.PolicyProblem) {
+	e := policy.Error{Line: int(p.GetLine()), Column: int(p.GetColumn()), Msg: p.GetMessage()}
+	if e.Line == 0 {
+		a.hint("%s: %s", name, e.Msg)
+		return
+	}
+	a.hint("%s:%d:%d: %s", name, e.Line, e.Column, e.Msg)
+	fmt.Fprint(a.err, clean(e.Excerpt(src)))
 }
 
 func (a *app) readPolicy(name string) ([]byte, error) {
@@ -108,16 +194,17 @@ is checked.`,
 			if err != nil {
 				return err
 			}
-			var problems []*v1.PolicyProblem
+			resp := &v1.CheckPolicyResponse{}
 			if offline {
-				problems = checkOffline(src)
-			} else if problems, err = a.checkOnline(cmd, src); err != nil {
+				resp.Problems = checkOffline(src)
+			} else if resp, err = a.checkOnline(cmd, src); err != nil {
 				return err
 			}
-			if len(problems) > 0 {
-				return a.showProblems(args[0], src, problems)
+			if len(resp.GetProblems()) > 0 {
+				return a.showProblems(args[0], src, resp.GetProblems())
 			}
-			return a.done(&v1.CheckPolicyResponse{}, "the policy is good")
+			a.warn(args[0], src, resp.GetWarnings())
+			return a.done(resp, "the policy is good")
 		},
 	}
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask the server")
@@ -138,7 +225,7 @@ and prints for each what its nodes would be sent. It asks no server.`,
 
 // checkOnline asks the server; if none answers on its socket it checks the
 // text alone.
-func (a *app) checkOnline(cmd *cobra.Command, src []byte) ([]*v1.PolicyProblem, error) {
+func (a *app) checkOnline(cmd *cobra.Command, src []byte) (*v1.CheckPolicyResponse, error) {
 	c, err := a.policies()
 	if err != nil {
 		return nil, err
@@ -146,9 +233,9 @@ func (a *app) checkOnline(cmd *cobra.Command, src []byte) ([]*v1.PolicyProblem, 
 	resp, err := c.CheckPolicy(cmd.Context(), &v1.CheckPolicyRequest{Policy: string(src)})
 	if a.dial.explains(err) && errors.Is(a.dial.last(), errNoServer) {
 		a.hint("No server answers: the policy is checked without the tailnet's users and nodes.")
-		return checkOffline(src), nil
+		return &v1.CheckPolicyResponse{Problems: checkOffline(src)}, nil
 	}
-	return resp.GetProblems(), err
+	return resp, err
 }
 
 func checkOffline(src []byte) []*v1.PolicyProblem {
@@ -176,13 +263,7 @@ func (a *app) showProblems(name string, src []byte, problems []*v1.PolicyProblem
 		}
 	} else {
 		for _, p := range problems {
-			e := policy.Error{Line: int(p.GetLine()), Column: int(p.GetColumn()), Msg: p.GetMessage()}
-			if e.Line == 0 {
-				a.hint("%s: %s", name, e.Msg)
-				continue
-			}
-			a.hint("%s:%d:%d: %s", name, e.Line, e.Column, e.Msg)
-			fmt.Fprint(a.err, clean(e.Excerpt(src)))
+			a.showProblem(name, src, p)
 		}
 	}
 	if len(problems) == 1 {

@@ -20,6 +20,7 @@ import (
 	"heddle/cmd/heddle/cli"
 	"heddle/control/tailnet"
 	"heddle/control/tailnet/tailnettest"
+	"heddle/policy"
 
 	"github.com/google/go-cmp/cmp"
 	"tailscale.com/tailcfg"
@@ -57,7 +58,10 @@ func (c *clock) pass(d time.Duration) { c.ns.Add(int64(d)) }
 
 var admin = tailnet.Actor{Kind: tailnet.LocalCLI, Name: "test"}
 
-func newWorld(t *testing.T) *world {
+// editedFile is the policy file of a world that has one.
+const editedFile = "{\n\t\"acls\": [{\"action\": \"deny\"}],\n}\n"
+
+func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
 	t.Helper()
 	w := &world{
 		t:      t,
@@ -66,17 +70,22 @@ func newWorld(t *testing.T) *world {
 	}
 	w.clock.pass(time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC).Sub(time.Unix(0, 0)))
 	var err error
-	w.state, err = tailnet.Open(t.Context(), new(tailnettest.Store), tailnet.Options{
+	store := new(tailnettest.Store)
+	w.state, err = tailnet.Open(t.Context(), store, tailnet.Options{
 		OnlineGrace: time.Minute, EphemeralTimeout: time.Hour, KeyExpiry: 180 * 24 * time.Hour, Now: w.clock.now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.api = api.New(api.Options{
-		State: w.state, Pending: w, Now: w.clock.now,
+	o := api.Options{
+		State: w.state, Pending: w, Now: w.clock.now, History: store,
 		Health:  func(context.Context) []api.Part { return w.parts },
 		Version: api.Version{Version: "v9.9.9", Commit: "0123456789abcdef", MinClient: "v1.80"},
-	})
+	}
+	for _, e := range edit {
+		e(&o)
+	}
+	w.api = api.New(o)
 	dir, err := os.MkdirTemp("", "cli") // t.TempDir can be too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +219,12 @@ func TestSessions(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorld(t, func(o *api.Options) {
+				if filepath.Base(file) == "policyfile.txt" {
+					_, bad := policy.Parse([]byte(editedFile))
+					o.PolicyFile = &api.PolicyFile{Path: "/etc/heddle/policy.hujson", Refused: func() ([]byte, error) { return []byte(editedFile), bad }}
+				}
+			})
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)

@@ -5,11 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 	"time"
 
+	"heddle/api"
 	"heddle/control/tailnet"
 )
 
@@ -21,22 +21,22 @@ const watchEvery = 2 * time.Second
 const maxFile = 8 << 20
 
 // watch calls fn with the content of a file now and whenever it changes, until
-// ctx ends. A file that cannot be read is logged once and leaves the old content in force.
-func watch(ctx context.Context, path string, fn func([]byte), log *slog.Logger) error {
+// ctx ends. A file that cannot be read is told once, by a call with the error.
+func watch(ctx context.Context, path string, fn func([]byte, error)) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	var last []byte
 	var stamp fileStamp
-	failed := false
+	known, failed := false, false
 	for first := true; ; first = false {
 		if now, err := stampOf(path); err != nil || now != stamp || first {
 			data, err := readBounded(path)
 			switch {
 			case err != nil && !failed:
-				log.Error("a watched file cannot be read; what was in force stays so", "file", path, "err", err)
-			case err == nil && (first || !bytes.Equal(data, last)):
-				fn(data)
-				last = data
+				fn(nil, tailnet.Errorf(tailnet.Unavailable, "it cannot be read: %v", err))
+			case err == nil && (!known || failed || !bytes.Equal(data, last)):
+				fn(data, nil)
+				last, known = data, true
 			}
 			failed = err != nil
 			stamp = now
@@ -74,15 +74,15 @@ func readBounded(path string) ([]byte, error) {
 }
 
 // setRecords takes over the file of extra DNS records.
-func (s *server) setRecords(ctx context.Context, data []byte) {
-	records, err := parseRecords(data)
-	if err != nil {
-		s.Log.Error("extra DNS records are not taken over; the old ones stay", "file", s.cfg.DNS.ExtraRecordsPath, "err", err)
-		s.sockets.fileErrs.set("dns records", err)
-		return
+func (s *server) setRecords(ctx context.Context, data []byte, err error) {
+	var records []tailnet.DNSRecord
+	if err == nil {
+		records, err = parseRecords(data)
 	}
-	err = s.try(ctx, "dns.extra_records_path", func(tx *tailnet.Tx) error { return tx.SetDNSFileRecords(records) })
-	s.sockets.fileErrs.set("dns records", err)
+	if err == nil {
+		err = s.update(ctx, "dns.extra_records_path", func(tx *tailnet.Tx) error { return tx.SetDNSFileRecords(records) })
+	}
+	s.noteFile(ctx, s.cfg.DNS.ExtraRecordsPath, data, err)
 }
 
 // parseRecords reads [{"name": …, "type": …, "value": …}, …].
@@ -106,36 +106,68 @@ func parseRecords(data []byte) ([]tailnet.DNSRecord, error) {
 }
 
 // setPolicy takes over the watched policy file. An invalid edit keeps the
-// running policy, and is told in the log and in `heddle health`.
-func (s *server) setPolicy(ctx context.Context, data []byte) {
-	if s.state.Snapshot().Policy().Source == string(data) && s.state.Snapshot().Policy().Err == nil {
-		s.sockets.fileErrs.set("policy", nil)
+// policy in force, and is told in the log, in `heddle health` and in `heddle policy get`.
+func (s *server) setPolicy(ctx context.Context, data []byte, err error) {
+	var prepared *tailnet.PreparedPolicy
+	if err == nil {
+		prepared, err = tailnet.PreparePolicy(s.state.Snapshot(), string(data))
+	}
+	if err == nil {
+		for _, w := range prepared.Warnings {
+			s.Log.Warn("the policy asks for what it does not get", "file", s.cfg.Policy.Path, "line", w.Line, "reason", w.Msg)
+		}
+		err = s.update(ctx, "policy.path", func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, "") })
+	}
+	s.noteFile(ctx, s.cfg.Policy.Path, data, err)
+}
+
+// policyFile is what the API tells of the policy file; nil if there is none.
+func (s *server) policyFile() *api.PolicyFile {
+	path := s.cfg.Policy.Path
+	if path == "" {
+		return nil
+	}
+	return &api.PolicyFile{Path: path, Refused: func() ([]byte, error) { return s.sockets.files.refused(path) }}
+}
+
+// noteFile notes what became of the content of a watched file.
+func (s *server) noteFile(ctx context.Context, path string, data []byte, err error) {
+	if ctx.Err() != nil {
 		return
 	}
-	prepared, err := tailnet.PreparePolicy(s.state.Snapshot(), string(data))
+	if err != nil {
+		s.Log.Error("a watched file is not taken over; what was in force stays so", "file", path, "err", err)
+	}
+	s.sockets.files.note(path, data, err)
+}
+
+// files are the watched files whose content is refused at present.
+type files struct {
+	mu  sync.Mutex
+	bad map[string]refusedFile
+}
+
+type refusedFile struct {
+	data []byte
+	err  error
+}
+
+func (f *files) note(path string, data []byte, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bad == nil {
+		f.bad = map[string]refusedFile{}
+	}
 	if err == nil {
-		err = s.try(ctx, "policy.path", func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, "") })
+		delete(f.bad, path)
+		return
 	}
-	s.sockets.fileErrs.set("policy", err)
+	f.bad[path] = refusedFile{data, err}
 }
 
-// fileErrors are what is wrong with watched files at present.
-type fileErrors struct {
-	mu   sync.Mutex
-	errs map[string]error
-}
-
-func (f *fileErrors) set(what string, err error) {
+// refused returns the content of a file and what is wrong with it.
+func (f *files) refused(path string) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.errs == nil {
-		f.errs = map[string]error{}
-	}
-	f.errs[what] = err
-}
-
-func (f *fileErrors) get(what string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.errs[what]
+	return f.bad[path].data, f.bad[path].err
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"heddle/api"
@@ -119,7 +120,8 @@ func (s *server) build() error {
 	s.api = api.New(api.Options{
 		State:      s.state,
 		Pending:    s.control,
-		PolicyFile: s.cfg.Policy.Path,
+		PolicyFile: s.policyFile(),
+		History:    s.db,
 		Health:     s.health,
 		Version:    s.Version,
 		Log:        s.Log,
@@ -171,21 +173,24 @@ func (s *server) start(ctx context.Context, g *errgroup.Group) {
 		s.relay.start(ctx, g, s.sources)
 	}
 	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
-		g.Go(func() error { return watch(ctx, path, func(data []byte) { s.setRecords(ctx, data) }, s.Log) })
+		g.Go(func() error { return watch(ctx, path, func(data []byte, err error) { s.setRecords(ctx, data, err) }) })
 	}
 	if path := s.cfg.Policy.Path; path != "" {
-		g.Go(func() error { return watch(ctx, path, func(data []byte) { s.setPolicy(ctx, data) }, s.Log) })
+		g.Go(func() error { return watch(ctx, path, func(data []byte, err error) { s.setPolicy(ctx, data, err) }) })
 	}
 	s.serveSockets(ctx, g)
 }
 
-// try makes a change that the config or a watched file asks for; a failure is
-// logged and leaves things as they were.
-func (s *server) try(ctx context.Context, what string, fn func(*tailnet.Tx) error) error {
-	_, err := s.state.Update(ctx, tailnet.SystemActor(what), fn)
-	if err != nil && ctx.Err() == nil {
+// try makes a change that the config asks for; a failure is logged and leaves
+// things as they were.
+func (s *server) try(ctx context.Context, what string, fn func(*tailnet.Tx) error) {
+	if err := s.update(ctx, what, fn); err != nil && ctx.Err() == nil {
 		s.Log.Error("a setting is not taken over; what was in force stays so", "what", what, "err", err)
 	}
+}
+
+func (s *server) update(ctx context.Context, what string, fn func(*tailnet.Tx) error) error {
+	_, err := s.state.Update(ctx, tailnet.SystemActor(what), fn)
 	return err
 }
 
@@ -209,11 +214,13 @@ func (s *server) health(ctx context.Context) []api.Part {
 	snap := s.state.Snapshot()
 	parts := []api.Part{
 		part("database", s.db.Ping(ctx), ""),
-		part("policy", snap.Policy().Err, ""),
+		part("policy", s.policyHealth(snap.Policy()), ""),
 		part("clients", nil, fmt.Sprintf("%d connected, %d known", stats.Streams, snap.NumNodes())),
 	}
-	if err := s.sockets.fileErrs.get("policy"); err != nil {
-		parts[1] = part("policy", err, "")
+	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
+		if _, err := s.sockets.files.refused(path); err != nil {
+			parts = append(parts, part("dns records", fmt.Errorf("the last edit of %s is not in force: %w", path, err), ""))
+		}
 	}
 	if s.relay != nil {
 		parts = append(parts, part("derp", nil, fmt.Sprintf("%d connections", s.relay.Stats().Connections)))
@@ -222,6 +229,28 @@ func (s *server) health(ctx context.Context) []api.Part {
 		parts = append(parts, part("derp map", errors.New("no region: clients cannot connect; enable derp.embedded or add derp.files"), ""))
 	}
 	return parts
+}
+
+// policyHealth says why the policy is not what it should be; nil if it is.
+func (s *server) policyHealth(p *tailnet.Policy) error {
+	file := s.cfg.Policy.Path
+	_, edit := s.sockets.files.refused(file)
+	switch {
+	case file != "" && edit != nil:
+		return fmt.Errorf("the last edit of %s is refused, the policy before it stays in force: %s", file, firstLine(edit))
+	case p.Err != nil:
+		return fmt.Errorf("parts of the stored policy are refused by this version and left out, so that less is allowed than it says: %s", firstLine(p.Err))
+	}
+	return nil
+}
+
+// firstLine returns the first of several problems, and how many there are more.
+func firstLine(err error) string {
+	line, rest, more := strings.Cut(err.Error(), "\n")
+	if more {
+		line += fmt.Sprintf(" (and %d more; see `heddle policy get`)", 1+strings.Count(rest, "\n"))
+	}
+	return line
 }
 
 func isLoopback(host string) bool {

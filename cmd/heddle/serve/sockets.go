@@ -33,7 +33,7 @@ const (
 type sockets struct {
 	public, grpc, metrics, unix net.Listener // nil: not wanted
 	cert                        *certificate // nil without TLS
-	fileErrs                    fileErrors
+	files                       files
 }
 
 func (s *server) openSockets() (err error) {

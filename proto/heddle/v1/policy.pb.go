@@ -1629,9 +1629,9 @@ type PolicyFilterRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Addresses, ranges and CIDRs; "*" is everybody.
 	Sources []string `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
-	// How many sources there are, if they are not all listed.
+	// How many sources there are; at most 1000 of them are listed.
 	SourceCount uint32 `protobuf:"varint,2,opt,name=source_count,json=sourceCount,proto3" json:"source_count,omitempty"`
-	// ADDRESS:PORTS.
+	// ADDRESS:PORTS, or a prefix that capabilities are about.
 	Destinations     []string `protobuf:"bytes,3,rep,name=destinations,proto3" json:"destinations,omitempty"`
 	DestinationCount uint32   `protobuf:"varint,4,opt,name=destination_count,json=destinationCount,proto3" json:"destination_count,omitempty"`
 	// IP protocols; empty: TCP, UDP and ICMP.

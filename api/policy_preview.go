@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"heddle/policy"
+	v1 "heddle/proto/heddle/v1"
+
+	"tailscale.com/tailcfg"
+)
+
+func (s policies) PreviewPolicy(ctx context.Context, req *v1.PreviewPolicyRequest) (*v1.PreviewPolicyResponse, error) {
+	done, err := s.busy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	snap := s.snapshot()
+	n, err := snap.ParseNodeRef(req.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	compiled, _, err := s.chosen(snap, req.GetPolicy())
+	if err != nil {
+		return nil, err
+	}
+	id := policy.NodeID(n.ID)
+	out := &v1.PreviewPolicyResponse{NodeId: uint64(n.ID), Node: n.Name}
+	for _, g := range compiled.Filter(id) {
+		for _, r := range g.Rules {
+			if out.FilterCount++; out.FilterCount <= maxListed {
+				out.Filter = append(out.Filter, protoFilterRule(r))
+			}
+		}
+	}
+	primary := func(r netip.Prefix) policy.NodeID { return policy.NodeID(snap.Primaries().Of(r)) }
+	for peer := range snap.Nodes() {
+		p := policy.NodeID(peer.ID)
+		if p == id || !compiled.Visible(compiled.Class(id), compiled.Class(p)) {
+			continue
+		}
+		if out.PeerCount++; out.PeerCount <= maxListed {
+			out.Peers = append(out.Peers, &v1.PolicyPeer{NodeId: uint64(peer.ID), Node: peer.Name, Routes: texts(compiled.Routes(id, p, primary))})
+		}
+	}
+	if ssh := compiled.SSH(id); ssh != nil {
+		out.SshCount = uint32(len(ssh.Rules))
+		for _, r := range ssh.Rules[:min(len(ssh.Rules), maxListed)] {
+			out.Ssh = append(out.Ssh, protoSSHRule(r))
+		}
+	}
+	caps := compiled.Caps(id)
+	for _, name := range slices.Sorted(maps.Keys(caps)) {
+		c := &v1.PolicyCapability{Name: string(name)}
+		for _, v := range caps[name] {
+			c.Values = append(c.Values, string(v))
+		}
+		out.Capabilities = append(out.Capabilities, c)
+	}
+	return out, nil
+}
+
+func protoSSHRule(r *tailcfg.SSHRule) *v1.PolicySSHRule {
+	out := &v1.PolicySSHRule{SourceCount: uint32(len(r.Principals)), Users: r.SSHUsers, AcceptEnv: r.AcceptEnv, Action: "check"}
+	for _, p := range r.Principals[:min(len(r.Principals), maxListed)] {
+		out.Sources = append(out.Sources, p.NodeIP)
+	}
+	switch {
+	case r.Action.Accept:
+		out.Action = "accept"
+	case r.Action.Reject:
+		out.Action = "reject"
+	}
+	return out
+}
