@@ -21,24 +21,26 @@ const watchEvery = 2 * time.Second
 const maxFile = 8 << 20
 
 // watch calls fn with the content of a file now and whenever it changes, until
-// ctx ends. A file that cannot be read is told once, by a call with the error.
+// ctx ends. Why a file cannot be read is told once, by a call with the error.
 func watch(ctx context.Context, path string, fn func([]byte, error)) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	var last []byte
 	var stamp fileStamp
-	known, failed := false, false
+	known, failure := false, ""
 	for first := true; ; first = false {
 		if now, err := stampOf(path); err != nil || now != stamp || first {
 			data, err := readBounded(path)
 			switch {
-			case err != nil && !failed:
+			case err != nil && err.Error() != failure:
 				fn(nil, tailnet.Errorf(tailnet.Unavailable, "it cannot be read: %v", err))
-			case err == nil && (!known || failed || !bytes.Equal(data, last)):
+			case err == nil && (!known || failure != "" || !bytes.Equal(data, last)):
 				fn(data, nil)
 				last, known = data, true
 			}
-			failed = err != nil
+			if failure = ""; err != nil {
+				failure = err.Error()
+			}
 			stamp = now
 		}
 		select {
