@@ -29,7 +29,7 @@ var equal = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
-	cmpopts.IgnoreUnexported(tailnet.Status{}, tailnet.Report{}),
+	cmpopts.IgnoreUnexported(tailnet.Status{}, tailnet.Report{}, tailnet.Policy{}),
 }
 
 func openAt(t testing.TB, path string) *db.DB {

@@ -66,7 +66,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 	snap.inputs = inputs{pins: &DNSPins{}, derpSource: &tailcfg.DERPMap{}}
 	snap.inputs.dns = effectiveDNS(snap)
 	snap.inputs.derpMap = effectiveDERPMap(snap)
-	snap.policy.Compiled = policy.Compile(snap.policy.Doc, snap.PolicyInput())
+	snap.policy.Compiled, snap.policy.of = policy.Compile(snap.policy.Doc, snap.PolicyInput()), rosterOf(snap)
 	snap.primaries = elect(snap.primaries, snap)
 	return snap
 }

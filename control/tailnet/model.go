@@ -313,6 +313,8 @@ type Policy struct {
 	Doc      *policy.Doc      // parsed Source; AllowAll if Source is ""
 	Compiled *policy.Compiled // of Doc and the snapshot's users and nodes
 	Err      error            // why the stored Source is not in force as a whole; nil if it is
+
+	of roster // of Compiled
 }
 
 // ParseNodeRef understands how people name a node in a command: an ID, a

@@ -24,7 +24,8 @@ type PreparedPolicy struct {
 	Doc      *policy.Doc
 	Compiled *policy.Compiled // with the users and nodes of the snapshot
 	Warnings policy.Errors    // what it asks for and does not get yet; nil if there is nothing
-	base     *Policy          // in force in the snapshot
+	of       roster
+	base     *Policy // in force in the snapshot
 }
 
 // refused are the features that heddle refuses, and promised those that it
@@ -54,7 +55,7 @@ func PreparePolicy(s *Snapshot, source string) (*PreparedPolicy, error) {
 	}
 	in := s.PolicyInput()
 	in.Domains = doc.Domains() // heddle has no list of its own domains: it takes all that logins may have
-	p := &PreparedPolicy{Source: source, Doc: doc, Compiled: policy.Compile(doc, in), base: s.policy}
+	p := &PreparedPolicy{Source: source, Doc: doc, Compiled: policy.Compile(doc, in), of: rosterOf(s), base: s.policy}
 	errors.As(doc.Refuse(promised), &p.Warnings)
 	problems := errors.Join(doc.Refuse(refused), p.Compiled.Check(), checkDERPMap(doc.DERPMap()), p.Compiled.RunTests())
 	if problems != nil {
@@ -98,9 +99,7 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	}
 	compiled := p.Compiled
 	if p.base != old || tx.dirtyPolicy {
-		in := tx.snap.PolicyInput()
-		in.Domains = p.Doc.Domains()
-		compiled = compiled.Recompile(in)
+		compiled = p.of.follow(compiled, &tx.snap)
 		if err := compiled.RunTests(); err != nil {
 			return policyError(err)
 		}
@@ -110,7 +109,7 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	}
 	fresh := &Policy{
 		Source: p.Source, ETag: etag(p.Source), Updated: tx.now, By: tx.actor.String(), Revision: tx.state.seq + 1,
-		Doc: p.Doc, Compiled: compiled,
+		Doc: p.Doc, Compiled: compiled, of: rosterOf(&tx.snap),
 	}
 	tx.snap.policy = fresh
 	tx.delta.Policy = fresh
@@ -168,6 +167,36 @@ func (s *State) loadPolicy(p *Policy) *Policy {
 	return &fresh
 }
 
+// roster is whom a policy was compiled with.
+type roster struct {
+	nodes nodeTable
+	users sorted[UserID, *User]
+}
+
+func rosterOf(s *Snapshot) roster { return roster{s.nodes, s.users} }
+
+// follow brings c, which was compiled with r, in line with a snapshot. Its cost is
+// that of what changed.
+func (r roster) follow(c *policy.Compiled, s *Snapshot) *policy.Compiled {
+	if r.users.m != s.users.m {
+		return c.Recompile(s.PolicyInput())
+	}
+	var changed []policy.Node
+	var gone []policy.NodeID
+	for ch := range s.nodes.changedSince(r.nodes) {
+		switch {
+		case ch.New == nil:
+			gone = append(gone, policy.NodeID(ch.Old.ID))
+		case !samePolicyInput(ch.Old, ch.New):
+			changed = append(changed, compilerNode(ch.New))
+		}
+	}
+	if len(changed)+len(gone) == 0 {
+		return c
+	}
+	return c.Amend(changed, gone)
+}
+
 // PolicyInput returns the tailnet as the policy compiler wants it. The caller owns its
 // slices.
 func (s *Snapshot) PolicyInput() policy.Tailnet {
@@ -176,18 +205,22 @@ func (s *Snapshot) PolicyInput() policy.Tailnet {
 		t.Users = append(t.Users, compilerUser(u))
 	}
 	for n := range s.Nodes() {
-		t.Nodes = append(t.Nodes, policy.Node{
-			ID:         policy.NodeID(n.ID),
-			User:       policy.UserID(n.Owner),
-			Tags:       n.Tags,
-			IPv4:       n.Addrs.V4,
-			IPv6:       n.Addrs.V6,
-			Advertised: n.Advertised(),
-			Approved:   n.Serves(),
-			Attrs:      n.Report.attrs,
-		})
+		t.Nodes = append(t.Nodes, compilerNode(n))
 	}
 	return t
+}
+
+func compilerNode(n *Node) policy.Node {
+	return policy.Node{
+		ID:         policy.NodeID(n.ID),
+		User:       policy.UserID(n.Owner),
+		Tags:       n.Tags,
+		IPv4:       n.Addrs.V4,
+		IPv6:       n.Addrs.V6,
+		Advertised: n.Advertised(),
+		Approved:   n.Serves(),
+		Attrs:      n.Report.attrs,
+	}
 }
 
 func compilerUser(u *User) policy.User {

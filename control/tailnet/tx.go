@@ -324,7 +324,7 @@ func (b *batch) derive() {
 
 func (b *batch) compile() {
 	p := *b.snap.policy
-	p.Compiled = p.Compiled.Recompile(b.snap.PolicyInput())
+	p.Compiled, p.of = p.of.follow(p.Compiled, &b.snap), rosterOf(&b.snap)
 	b.snap.policy = &p
 }
 
