@@ -12,13 +12,16 @@ import (
 	"tailscale.com/types/key"
 )
 
-// hub knows the map stream of each node. A node has one: a newer stream
+// hub knows the map stream of each node, and what all streams wait for. A node has one: a newer stream
 // replaces the older, whose client is usually gone without a word.
 //
 // Two devices with copied keys would replace each other's streams every few
 // milliseconds, for ever. After a few replacements in a row the newer stream is
 // held back until the live one ends or has had its time.
 type hub struct {
+	feed  *feed
+	wheel *wheel
+
 	mu     sync.Mutex
 	slots  map[tailnet.NodeID]*slot
 	open   int // sessions entered and not left
@@ -62,8 +65,8 @@ func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
 	}
 }
 
-func newHub() *hub {
-	return &hub{slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
+func newHub(state *tailnet.State) *hub {
+	return &hub{feed: newFeed(state), wheel: newWheel(), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
 }
 
 // enter makes ss the live session of its node, unless it must be held back: then it

@@ -78,7 +78,7 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 	defer end.Stop()
 	for {
 		select {
-		case <-s.wheel.after(keepAliveIn()):
+		case <-s.hub.wheel.after(keepAliveIn()):
 			if err := s.send(c, s.maps.KeepAlive(v)); err != nil {
 				return err
 			}

@@ -78,8 +78,6 @@ type Server struct {
 	noise    *noise.Server
 	pending  *pending.Table
 	hub      *hub
-	feed     *feed
-	wheel    *wheel
 	calls    calls
 	decoding chan struct{}
 	throttle throttle
@@ -126,9 +124,7 @@ func New(o Options) *Server {
 		now:      o.Now,
 		limits:   l,
 		pending:  pending.New(l.Pending, o.Now),
-		hub:      newHub(),
-		feed:     newFeed(o.State),
-		wheel:    newWheel(),
+		hub:      newHub(o.State),
 		decoding: make(chan struct{}, l.Decoding),
 		throttle: throttle{
 			pages: newLimiter(l.PageRate, time.Minute, o.Now),
@@ -161,8 +157,8 @@ func (s *Server) Routes(r chi.Router) {
 func (s *Server) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { s.probeRouters(ctx) })
-	running.Go(func() { s.feed.run(ctx) })
-	running.Go(func() { s.wheel.run(ctx) })
+	running.Go(func() { s.hub.feed.run(ctx) })
+	running.Go(func() { s.hub.wheel.run(ctx) })
 	running.Go(func() {
 		// From now on the end of one client's stream is no news for the others.
 		<-ctx.Done()

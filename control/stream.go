@@ -112,19 +112,19 @@ func (s *Server) hold(ctx context.Context, c *call, ss, live *session) bool {
 
 // follow sends what changes after the snapshot that the client has.
 func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.Snapshot, keepAlive bool) error {
-	s.feed.members.Add(1)
-	defer s.feed.members.Add(-1)
+	s.hub.feed.members.Add(1)
+	defer s.hub.feed.members.Add(-1)
 	var alive <-chan struct{}
 	quiet := func() {
 		if keepAlive {
-			alive = s.wheel.after(keepAliveIn())
+			alive = s.hub.wheel.after(keepAliveIn())
 		}
 	}
 	quiet()
 	var current *edition
 	for {
 		var m netmap.Message
-		if e := s.feed.latest.Load(); e != current {
+		if e := s.hub.feed.latest.Load(); e != current {
 			current = e
 			next := e.snap
 			if next.Version() > has.Version() {

@@ -131,15 +131,29 @@ func anyBut(ids []tailnet.NodeID, not tailnet.NodeID) tailnet.NodeID {
 
 // changed reports whether the node itself differs.
 func (d *diff) changed(id tailnet.NodeID) bool {
-	_, ok := slices.BinarySearchFunc(d.nodes, id, func(ch *nodeDelta, id tailnet.NodeID) int { return cmp.Compare(ch.id(), id) })
+	_, ok := d.find(id)
 	return ok
+}
+
+func (d *diff) find(id tailnet.NodeID) (int, bool) {
+	return slices.BinarySearchFunc(d.nodes, id, func(ch *nodeDelta, id tailnet.NodeID) int { return cmp.Compare(ch.id(), id) })
+}
+
+// reclassed reports whether the node differs in what the policy looks at.
+func (d *diff) reclassed(id tailnet.NodeID) bool {
+	i, ok := d.find(id)
+	if !ok {
+		return false
+	}
+	ch := d.nodes[i]
+	return ch.old == nil || ch.new == nil || !ch.old.SameToPolicy(ch.new)
 }
 
 // candidates returns the nodes of which viewers like that one may see another
 // copy than before.
 func (d *diff) candidates(viewer tailnet.NodeID) []*nodeDelta {
 	switch {
-	case d.base || d.rules || d.policy && d.changed(viewer):
+	case d.base || d.rules || d.policy && d.reclassed(viewer):
 		return d.all()
 	case d.policy || d.primaries:
 		return d.routers

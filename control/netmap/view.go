@@ -137,7 +137,7 @@ func (e *Encoder) relative(s *tailnet.Snapshot, ids []tailnet.NodeID) *view {
 		if old.s.Policy().Compiled == s.Policy().Compiled {
 			return old
 		}
-		if d := e.diff(old.s, s); !d.rules && !d.changed(id) {
+		if d := e.diff(old.s, s); !d.rules && !d.reclassed(id) {
 			return old
 		}
 	}

@@ -2,22 +2,22 @@ package noise
 
 import (
 	"context"
-	"encoding/binary"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"heddle/control/h2"
+
 	"tailscale.com/control/controlbase"
 	"tailscale.com/types/key"
 )
 
-// Conn is one client's connection. To http2.Server it is the plaintext
-// net.Conn; to handlers it tells who is at the other end and whether it lives.
+// Conn is one client's connection. To handlers it tells who is at the other
+// end and whether it lives.
 //
-// Liveness is asked with HTTP/2 PING frames that Conn slips between the frames
-// of http2.Server. They need nothing but this connection, unlike a
+// Liveness is asked with HTTP/2 PING frames. They need nothing but this connection, unlike a
 // control-to-node request, which travels in the map stream behind whatever update the
 // client has yet to digest: a router under load is slow to take its map, but answers pings.
 type Conn struct {
@@ -25,13 +25,11 @@ type Conn struct {
 	out    *wire
 	remote netip.Addr
 	server *Server
+	h2     *h2.Conn
 	cancel context.CancelFunc // ends all requests
 
-	heard  atomic.Uint64 // successful reads
-	pinged atomic.Bool   // a PING waits to be written
-
-	writing sync.Mutex // guards frames and the order of writes
-	frames  boundary
+	heard atomic.Uint64 // successful reads
+	sent  atomic.Uint64 // bytes of plaintext
 }
 
 type connKey struct{}
@@ -58,66 +56,42 @@ func (c *Conn) Vouch() {
 // segments, but sends no data.
 func (c *Conn) Heard() uint64 { return c.heard.Load() }
 
-// pingFrame is an HTTP/2 PING (RFC 9113 §6.7) with a payload of our own.
-// http2.Server ignores answers to pings that it did not send.
-var pingFrame = []byte{0, 0, 8, 6, 0, 0, 0, 0, 0, 'h', 'e', 'd', 'd', 'l', 'e', '-', '1'}
+// Sent counts the bytes that were sent, before encryption.
+func (c *Conn) Sent() uint64 { return c.sent.Load() }
 
-// Ping asks the client for a sign of life. If a frame is just being written
-// the ping follows it. It may block as long as a write may.
-func (c *Conn) Ping() {
-	c.pinged.Store(true)
-	c.flushPing()
-}
+// Ping asks the client for a sign of life. It may block as long as a write may.
+func (c *Conn) Ping() { c.h2.Ping() }
 
-// flushPing writes a ping that waits, unless another goroutine writes: that
-// one calls flushPing when it is done.
-func (c *Conn) flushPing() {
-	for c.pinged.Load() && c.writing.TryLock() {
-		if !c.frames.between() {
-			c.writing.Unlock()
-			return // the rest of the frame is written next
-		}
-		c.pinged.Store(false)
-		_, err := c.send(pingFrame)
-		c.writing.Unlock()
-		if err != nil {
-			c.Close()
-			return
-		}
-	}
-}
+// transport is the connection as HTTP/2 sees it.
+type transport struct{ *Conn }
 
-// Write sends plaintext of http2.Server.
-func (c *Conn) Write(p []byte) (int, error) {
-	c.writing.Lock()
-	n, err := c.send(p)
-	c.frames.advance(p[:n])
-	c.writing.Unlock()
-	if err == nil {
-		c.flushPing()
+func (t transport) Read(p []byte) (int, error) {
+	n, err := t.noise.Read(p)
+	if n > 0 {
+		t.heard.Add(1)
 	}
 	return n, err
 }
 
-// send encrypts p and writes all its Noise frames at once: they are at most
-// 4 KB each, and http2.Server writes 16 KB at a time. For large maps this saves
-// a tenth of the CPU time of both ends (measured), and packets.
-func (c *Conn) send(p []byte) (int, error) {
-	c.out.held = true
-	n, err := c.noise.Write(p)
-	if e := c.out.release(); err == nil {
+// WriteAll encrypts the pieces and writes all their Noise frames at once. Noise frames are at
+// most 4 KB, and one system call for each is what large maps would mostly cost.
+func (t transport) WriteAll(pieces ...[]byte) error {
+	t.out.held = true
+	var err error
+	for _, p := range pieces {
+		if len(p) > 0 && err == nil {
+			_, err = t.noise.Write(p)
+			t.sent.Add(uint64(len(p)))
+		}
+	}
+	if e := t.out.release(); err == nil {
 		err = e
 	}
-	return n, err
+	return err
 }
 
-func (c *Conn) Read(p []byte) (int, error) {
-	n, err := c.noise.Read(p)
-	if n > 0 {
-		c.heard.Add(1)
-	}
-	return n, err
-}
+func (t transport) SetReadDeadline(at time.Time) error { return t.noise.SetReadDeadline(at) }
+func (t transport) Close() error                       { return t.noise.Close() }
 
 // end ends all requests, gives their answers a moment to leave, and closes.
 func (c *Conn) end() {
@@ -126,55 +100,7 @@ func (c *Conn) end() {
 }
 
 // Close closes the connection at once.
-func (c *Conn) Close() error { return c.noise.Close() }
-
-func (c *Conn) LocalAddr() net.Addr                { return c.noise.LocalAddr() }
-func (c *Conn) RemoteAddr() net.Addr               { return c.noise.RemoteAddr() }
-func (c *Conn) SetDeadline(t time.Time) error      { return c.noise.SetDeadline(t) }
-func (c *Conn) SetReadDeadline(t time.Time) error  { return c.noise.SetReadDeadline(t) }
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.noise.SetWriteDeadline(t) }
-
-// boundary follows the frames of an HTTP/2 byte stream, to know when it is
-// between two of them.
-type boundary struct {
-	header  [9]byte
-	have    int    // bytes of header that are known
-	payload uint32 // bytes of payload to come
-	block   bool   // inside a header block, which nothing may interrupt (RFC 9113 §6.10)
-	begun   bool   // the first frame, SETTINGS, has passed
-}
-
-// between reports whether another frame may be put in here.
-func (b *boundary) between() bool {
-	return b.begun && b.have == 0 && b.payload == 0 && !b.block
-}
-
-func (b *boundary) advance(p []byte) {
-	for len(p) > 0 {
-		if b.payload > 0 {
-			n := min(uint32(len(p)), b.payload)
-			b.payload -= n
-			p = p[n:]
-			continue
-		}
-		n := copy(b.header[b.have:], p)
-		b.have += n
-		p = p[n:]
-		if b.have < len(b.header) {
-			return
-		}
-		const (
-			headers, pushPromise, continuation = 1, 5, 9
-			endHeaders                         = 4
-		)
-		b.payload = binary.BigEndian.Uint32(b.header[:]) >> 8
-		switch b.header[3] {
-		case headers, pushPromise, continuation:
-			b.block = b.header[4]&endHeaders == 0
-		}
-		b.have, b.begun = 0, true
-	}
-}
+func (c *Conn) Close() error { return c.h2.Close() }
 
 // wire is the outer connection, below the encryption. While held it collects
 // what is written, so that it leaves in one piece. Its methods but Write are

@@ -20,8 +20,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"heddle/control/h2"
+
 	"github.com/coder/websocket"
-	"golang.org/x/net/http2"
 	"tailscale.com/control/controlbase"
 	"tailscale.com/net/netutil"
 	"tailscale.com/net/wsconn"
@@ -81,8 +82,6 @@ type Server struct {
 	opts   Options
 	log    *slog.Logger
 	limits Limits
-	h2     *http2.Server
-	base   *http.Server
 
 	strangers *crowd[netip.Prefix]
 	known     *crowd[key.MachinePublic]
@@ -102,29 +101,9 @@ func New(o Options) *Server {
 	}
 	l := o.Limits.withDefaults()
 	return &Server{
-		opts:   o,
-		log:    o.Log,
-		limits: l,
-		// Requests are a few KB and at most a handful at a time; a client that
-		// waits in a map poll for days should cost as little as possible.
-		h2: &http2.Server{
-			MaxConcurrentStreams:         32,
-			MaxUploadBufferPerConnection: 64 << 10,
-			MaxUploadBufferPerStream:     64 << 10,
-			MaxReadFrameSize:             16 << 10,
-			MaxDecoderHeaderTableSize:    1 << 10,
-			MaxEncoderHeaderTableSize:    1 << 10,
-			IdleTimeout:                  l.Idle,
-			// A client that vanished without a word never answers pings. It would
-			// else be shown online until TCP gives up after a quarter of an hour.
-			ReadIdleTimeout:  time.Minute,
-			PingTimeout:      15 * time.Second,
-			WriteByteTimeout: 30 * time.Second,
-		},
-		base: &http.Server{
-			MaxHeaderBytes: 16 << 10,
-			ErrorLog:       slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
-		},
+		opts:      o,
+		log:       o.Log,
+		limits:    l,
 		strangers: newCrowd[netip.Prefix](l.StrangersPerAddr, l.Strangers),
 		known:     newCrowd[key.MachinePublic](l.PerMachine, 0),
 		conns:     map[*Conn]struct{}{},
@@ -155,7 +134,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &Conn{noise: nc, out: out, remote: remoteAddr(r), server: s}
 	if !s.start(c) {
-		c.noise.Close()
+		nc.Close()
 	}
 }
 
@@ -244,6 +223,9 @@ func (s *Server) start(c *Conn) bool {
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), connKey{}, c))
 	c.cancel = cancel
+	c.h2 = h2.New(transport{c}, h2.Options{
+		Handler: s.opts.Handler, Context: ctx, Remote: c.remote.String(), Idle: s.limits.Idle, Log: s.log,
+	})
 	s.conns[c] = struct{}{}
 	evicted := s.admit(c)
 	s.serving.Go(func() {
@@ -252,8 +234,7 @@ func (s *Server) start(c *Conn) bool {
 			s.log.Info("too many connections: the oldest is closed", "remote", evicted.remote, "machine", evicted.Peer().ShortString())
 			evicted.Close()
 		}
-		s.h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: s.base, Handler: s.opts.Handler})
-		c.Close()
+		c.h2.Serve()
 	})
 	return true
 }
@@ -276,11 +257,36 @@ func (s *Server) forget(c *Conn) {
 	delete(s.conns, c)
 }
 
-// Run waits for ctx to end and then ends all connections, spread over at most
+// sweepEvery is how often connections are looked after. One ticker for all
+// stands in for several timers of each.
+const sweepEvery = 2 * time.Second
+
+// sweep looks after all connections until ctx ends.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		s.mu.Lock()
+		for c := range s.conns {
+			if do := c.h2.Sweep(now); do != nil {
+				s.serving.Go(do)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Run looks after connections, waits for ctx to end and then ends all connections, spread over at most
 // maxSpread, because clients come back within milliseconds and all at once would be
 // a stampede for whoever serves them next. It returns within about 5 s, however many there are.
 func (s *Server) Run(ctx context.Context) error {
-	<-ctx.Done()
+	s.sweep(ctx)
 	s.mu.Lock()
 	s.closed = true
 	conns := make([]*Conn, 0, len(s.conns))

@@ -107,7 +107,7 @@ func (w *work) noteNode(old, n *Node) {
 		return
 	}
 	w.changed = true
-	if !samePolicyInput(old, n) {
+	if !sameToPolicy(old, n) {
 		w.dirtyPolicy = true
 	}
 	if !sameRouteInput(old, n) {
@@ -121,10 +121,17 @@ func (w *work) noteNode(old, n *Node) {
 	}
 }
 
-func samePolicyInput(a, b *Node) bool {
+func sameToPolicy(a, b *Node) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
+	return a.SameToPolicy(b)
+}
+
+// SameToPolicy reports whether the policy's compiler takes n and o, states of
+// one node, for the same.
+func (n *Node) SameToPolicy(o *Node) bool {
+	a, b := n, o
 	return a.Owner == b.Owner && a.Addrs == b.Addrs &&
 		slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Approved, b.Approved) &&
 		slices.Equal(a.Advertised(), b.Advertised()) &&

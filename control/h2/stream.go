@@ -1,0 +1,334 @@
+package h2
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// stream is one request: its body, and its ResponseWriter. A handler uses it in one
+// goroutine.
+type stream struct {
+	c      *Conn
+	id     uint32
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// The handler's.
+	header http.Header
+	status int     // zero until the header is written
+	begun  bool    // the header has been sent
+	out    *[]byte // room for a frame's header and what waits to be sent; nil if nothing does
+
+	// Guarded by c.mu.
+	window  int64  // what may be sent
+	body    []byte // received and not yet read
+	intake  intake
+	bodyErr error // no more comes; io.EOF if that is all
+	dead    error // one of the ends has given the stream up
+	due     due
+}
+
+// due is by when the client must have done what the handler waits for.
+type due struct {
+	read, write time.Time // zero: in any time
+	sending     bool      // the write deadline is running
+}
+
+// newStream returns a stream and its request.
+func (c *Conn) newStream(f *http2.MetaHeadersFrame) (*stream, *http.Request, error) {
+	method, path := f.PseudoValue("method"), f.PseudoValue("path")
+	if method == "" || path == "" || method == http.MethodConnect {
+		return nil, nil, errors.New("malformed request")
+	}
+	u, err := url.ParseRequestURI(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	st := &stream{c: c, id: f.StreamID, header: http.Header{}, window: c.initial}
+	st.ctx, st.cancel = context.WithCancel(c.opts.Context)
+	req := &http.Request{
+		Method: method, URL: u, RequestURI: path, Host: f.PseudoValue("authority"),
+		Proto: "HTTP/2.0", ProtoMajor: 2, RemoteAddr: c.opts.Remote,
+		Header: http.Header{}, Body: st, ContentLength: -1,
+	}
+	for _, h := range f.RegularFields() {
+		req.Header.Add(h.Name, h.Value)
+	}
+	if req.Host == "" {
+		req.Host = req.Header.Get("Host")
+	}
+	if n, err := strconv.ParseInt(req.Header.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
+		req.ContentLength = n
+	}
+	if f.StreamEnded() {
+		st.bodyErr = io.EOF
+		req.Body, req.ContentLength = http.NoBody, 0
+	}
+	return st, req.WithContext(st.ctx), nil
+}
+
+// run answers the request.
+func (st *stream) run(req *http.Request) {
+	defer st.end()
+	defer func() {
+		if v := recover(); v != nil {
+			if v != http.ErrAbortHandler {
+				st.c.opts.Log.Error("handler panicked", "path", req.URL.Path, "panic", v, "stack", string(debug.Stack()))
+			}
+			st.give(http2.ErrCodeInternal)
+		}
+	}()
+	st.c.opts.Handler.ServeHTTP(st, req)
+	st.finish()
+}
+
+// finish ends the answer.
+func (st *stream) finish() {
+	if st.status == 0 {
+		st.WriteHeader(http.StatusOK)
+	}
+	if st.flush(true) != nil {
+		return
+	}
+	st.c.mu.Lock()
+	unread := st.bodyErr == nil
+	st.c.mu.Unlock()
+	if unread {
+		st.give(http2.ErrCodeNo) // the answer is complete; the rest of the body is not wanted
+	}
+}
+
+// give gives the stream up.
+func (st *stream) give(code http2.ErrCode) {
+	st.c.abort(st.id, http.ErrAbortHandler)
+	st.c.write(resetFrame(st.id, code))
+}
+
+// end forgets the stream.
+func (st *stream) end() {
+	st.cancel()
+	st.drop()
+	c := st.c
+	c.mu.Lock()
+	delete(c.streams, st.id)
+	c.idle = time.Now()
+	left := st.intake.held
+	st.intake.held, st.body = 0, nil
+	if st.bodyErr == nil {
+		st.bodyErr = http.ErrBodyReadAfterClose
+	}
+	c.mu.Unlock()
+	if left > 0 {
+		c.giveBack(nil, left)
+	}
+}
+
+// outBufs are shared, so that a stream which waits has none.
+var outBufs = sync.Pool{New: func() any { b := make([]byte, frameHeaderLen, frameHeaderLen+frameLen); return &b }}
+
+func (st *stream) Header() http.Header { return st.header }
+
+func (st *stream) WriteHeader(status int) {
+	if st.status == 0 {
+		st.status = status
+	}
+}
+
+// Write buffers up to a frame.
+func (st *stream) Write(p []byte) (int, error) {
+	st.WriteHeader(http.StatusOK)
+	n := len(p)
+	for len(p) > 0 {
+		if st.out == nil {
+			st.out = outBufs.Get().(*[]byte)
+		}
+		room := cap(*st.out) - len(*st.out)
+		if room == 0 {
+			if err := st.flush(false); err != nil {
+				return n - len(p), err
+			}
+			continue
+		}
+		k := min(room, len(p))
+		*st.out = append(*st.out, p[:k]...)
+		p = p[k:]
+	}
+	return n, nil
+}
+
+// WriteString is Write.
+func (st *stream) WriteString(s string) (int, error) { return st.Write([]byte(s)) }
+
+// Flush is for http.Flusher.
+func (st *stream) Flush() { st.FlushError() }
+
+// FlushError sends what is buffered.
+func (st *stream) FlushError() error {
+	st.WriteHeader(http.StatusOK)
+	return st.flush(false)
+}
+
+func (st *stream) drop() {
+	if st.out != nil {
+		*st.out = (*st.out)[:frameHeaderLen]
+		outBufs.Put(st.out)
+		st.out = nil
+	}
+}
+
+// flush sends the header, if it was not sent, and what is buffered.
+func (st *stream) flush(end bool) error {
+	defer st.drop()
+	st.sends(true)
+	defer st.sends(false)
+	var head []byte
+	var data []byte
+	if st.out != nil {
+		data = (*st.out)[frameHeaderLen:]
+	}
+	if !st.begun {
+		st.begun = true
+		bare := end && len(data) == 0
+		head = headersFrames(st.id, st.status, st.header, bare)
+		if len(data) == 0 {
+			if err := st.alive(); err != nil {
+				return err
+			}
+			return st.c.write(head)
+		}
+	}
+	if len(data) == 0 && !end {
+		return st.alive()
+	}
+	for at := 0; ; {
+		n, err := st.take(len(data) - at)
+		if err != nil {
+			return err
+		}
+		var flags http2.Flags
+		if last := at+n == len(data); last && end {
+			flags = http2.FlagDataEndStream
+		}
+		// The frame's header takes the place of what was sent before, or of the room that was left for it.
+		frame := []byte(nil)
+		if st.out == nil {
+			frame = appendHeader(nil, 0, http2.FrameData, flags, st.id)
+		} else {
+			frame = (*st.out)[at : at+frameHeaderLen+n]
+			appendHeader(frame[:0], n, http2.FrameData, flags, st.id)
+		}
+		if err := st.c.write(head, frame); err != nil {
+			return err
+		}
+		head = nil
+		if at += n; at == len(data) {
+			return nil
+		}
+	}
+}
+
+// alive returns why nothing can be sent any more, or nil.
+func (st *stream) alive() error {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	return st.aliveLocked()
+}
+
+func (st *stream) aliveLocked() error {
+	if st.dead != nil {
+		return st.dead
+	}
+	return st.c.err
+}
+
+// sends notes that the client is to take something, which the write deadline bounds.
+func (st *stream) sends(now bool) {
+	st.c.mu.Lock()
+	st.due.sending = now
+	st.c.mu.Unlock()
+}
+
+// take waits for the client to take some of want bytes, and says how many.
+func (st *stream) take(want int) (int, error) {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if err := st.aliveLocked(); err != nil {
+			return 0, err
+		}
+		if n := min(int64(want), st.window, c.window); n > 0 || want == 0 {
+			st.window -= n
+			c.window -= n
+			return int(n), nil
+		}
+		c.moved.Wait()
+	}
+}
+
+// Read reads the request's body.
+func (st *stream) Read(p []byte) (int, error) {
+	c := st.c
+	c.mu.Lock()
+	var alarm *time.Timer
+	for len(st.body) == 0 && st.bodyErr == nil && c.err == nil && len(p) > 0 {
+		if !st.due.read.IsZero() {
+			left := time.Until(st.due.read)
+			if left <= 0 {
+				c.mu.Unlock()
+				return 0, os.ErrDeadlineExceeded
+			}
+			if alarm == nil {
+				alarm = time.AfterFunc(left, c.wake)
+				defer alarm.Stop()
+			}
+		}
+		c.moved.Wait()
+	}
+	n := copy(p, st.body)
+	if st.body = st.body[n:]; len(st.body) == 0 {
+		st.body = nil
+	}
+	err := st.bodyErr
+	if err == nil {
+		err = c.err
+	}
+	if n > 0 || len(p) == 0 {
+		err = nil
+	}
+	c.mu.Unlock()
+	if n > 0 {
+		err = c.giveBack(st, n)
+	}
+	return n, err
+}
+
+// Close is for the request's body; the rest of it is dropped when the answer ends.
+func (st *stream) Close() error { return nil }
+
+// SetReadDeadline bounds reads of the body; it is for http.ResponseController.
+func (st *stream) SetReadDeadline(t time.Time) error {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	st.due.read = t
+	return nil
+}
+
+// SetWriteDeadline bounds when the client must have taken what is written; it is for
+// http.ResponseController. Missing it ends the connection, within the few seconds between two Sweeps.
+func (st *stream) SetWriteDeadline(t time.Time) error {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	st.due.write = t
+	return nil
+}
