@@ -93,7 +93,7 @@ func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
 	}
 	run(t, w.state.Run)
 	o := api.Options{
-		State: w.state, Pending: logins{}, Now: w.clock.now,
+		State: w.state, Pending: logins{}, Now: w.clock.now, History: w.store,
 		Log: slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, e := range edit {
@@ -495,7 +495,9 @@ func TestPolicy(t *testing.T) {
 	_, err = policies.SetPolicy(t.Context(), &v1.SetPolicyRequest{Policy: many})
 	wantCode(t, err, codes.InvalidArgument, "policy")
 
-	fixed := newWorld(t, func(o *api.Options) { o.PolicyFile = &api.PolicyFile{Path: "/etc/policy.hujson", Refused: func() ([]byte, error) { return nil, nil }} })
+	fixed := newWorld(t, func(o *api.Options) {
+		o.PolicyFile = &api.PolicyFile{Path: "/etc/policy.hujson", Refused: func() ([]byte, error) { return nil, nil }}
+	})
 	_, err = v1.NewPolicyServiceClient(fixed.local()).SetPolicy(t.Context(), &v1.SetPolicyRequest{Policy: "{}"})
 	wantCode(t, err, codes.FailedPrecondition, "/etc/policy.hujson")
 }

@@ -267,6 +267,7 @@ const (
 // it approves.
 func impactOf(snap *tailnet.Snapshot, p *tailnet.PreparedPolicy) *v1.PolicyImpact {
 	out := &v1.PolicyImpact{}
+	before := impact.State{Compiled: snap.Policy().Compiled, Nodes: snap.PolicyInput().Nodes}
 	in := snap.PolicyInput()
 	for i := range in.Nodes {
 		n := &in.Nodes[i]
@@ -279,7 +280,7 @@ func impactOf(snap *tailnet.Snapshot, p *tailnet.PreparedPolicy) *v1.PolicyImpac
 			}
 		}
 	}
-	r := impact.Compare(snap.Policy().Compiled, p.Compiled.Recompile(in), in.Nodes)
+	r := impact.Compare(before, impact.State{Compiled: p.Compiled.Recompile(in), Nodes: in.Nodes})
 	out.Omitted, out.Partial = uint32(r.Omitted), r.Partial
 	for _, c := range r.Changes {
 		out.Changes = append(out.Changes, &v1.PolicyChange{

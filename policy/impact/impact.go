@@ -54,12 +54,17 @@ const (
 	maxResults = 20_000      // distinct comparisons of what is allowed
 )
 
+// State is a policy compiled with the nodes of a tailnet.
+type State struct {
+	*policy.Compiled
+	Nodes []policy.Node // in ascending order of ID
+}
+
 // Compare tells what changes between nodes when after takes the place of
-// before. After is compiled with these nodes, whose IDs are distinct, and before with
-// the same or with fewer approved routes.
-func Compare(before, after *policy.Compiled, nodes []policy.Node) Report {
-	nodes = slices.SortedFunc(slices.Values(nodes), func(a, b policy.Node) int { return cmp.Compare(a.ID, b.ID) })
-	c := newComparison(nodes)
+// before. Both have nodes of the same IDs, users, tags and addresses; approved
+// routes may differ.
+func Compare(before, after State) Report {
+	c := newComparison(after.Nodes)
 	c.pass(func(n *policy.Node) string {
 		return fmt.Sprint(before.Class(n.ID), " ", after.Class(n.ID))
 	}, c.filter, before, after)
@@ -67,8 +72,8 @@ func Compare(before, after *policy.Compiled, nodes []policy.Node) Report {
 		return fmt.Sprint(n.User, " ", n.Tags) // classes are about acls and grants only
 	}, c.ssh, before, after)
 	r := c.report()
-	for i := range nodes {
-		id := nodes[i].ID
+	for i := range after.Nodes {
+		id := after.Nodes[i].ID
 		if !maps.EqualFunc(before.Caps(id), after.Caps(id), slices.Equal) {
 			r.Caps = append(r.Caps, id)
 		}
@@ -125,7 +130,7 @@ func newComparison(nodes []policy.Node) *comparison {
 }
 
 // pass compares one sort of grants at one node of every kind.
-func (c *comparison) pass(kindOf func(*policy.Node) string, grants func(*policy.Compiled, *policy.Node) []grant, before, after *policy.Compiled) {
+func (c *comparison) pass(kindOf func(*policy.Node) string, grants func(*policy.Compiled, *policy.Node) []grant, before, after State) {
 	kinds := map[string][]int{}
 	var order []string
 	for i := range c.nodes {
@@ -138,8 +143,8 @@ func (c *comparison) pass(kindOf func(*policy.Node) string, grants func(*policy.
 	mine := map[ownKey][]int{}
 	for _, k := range order {
 		members := kinds[k]
-		d := &c.nodes[members[0]]
-		was, is := grants(before, d), grants(after, d)
+		d := members[0]
+		was, is := grants(before.Compiled, &before.Nodes[d]), grants(after.Compiled, &after.Nodes[d])
 		if slices.Equal(was, is) {
 			continue
 		}

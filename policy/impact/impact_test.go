@@ -54,6 +54,12 @@ func acl(src, dst string) string {
 	return fmt.Sprintf(`{"action": "accept", "src": [%q], "dst": [%q]}`, src, dst)
 }
 
+// compare compares policies that were compiled with the fleet.
+func compare(before, after *policy.Compiled) impact.Report {
+	nodes := fleet().Nodes
+	return impact.Compare(impact.State{Compiled: before, Nodes: nodes}, impact.State{Compiled: after, Nodes: nodes})
+}
+
 func TestCompare(t *testing.T) {
 	none := `"acls": []`
 	for _, c := range []struct {
@@ -96,7 +102,7 @@ func TestCompare(t *testing.T) {
 			} else {
 				before = compile(t, c.before)
 			}
-			got := impact.Compare(before, compile(t, c.after), tn.Nodes)
+			got := compare(before, compile(t, c.after))
 			if diff := cmp.Diff(c.want, texts(got)); diff != "" || got.Omitted != 0 || got.Partial || got.Caps != nil {
 				t.Errorf("%+v (-want +got):\n%s", got, diff)
 			}
@@ -126,8 +132,7 @@ func texts(r impact.Report) []string {
 }
 
 func TestCaps(t *testing.T) {
-	tn := fleet()
-	r := impact.Compare(compile(t, `"acls": []`), compile(t, `"acls": [], "nodeAttrs": [{"target": ["tag:web"], "attr": ["x"]}]`), tn.Nodes)
+	r := compare(compile(t, `"acls": []`), compile(t, `"acls": [], "nodeAttrs": [{"target": ["tag:web"], "attr": ["x"]}]`))
 	if diff := cmp.Diff([]policy.NodeID{4, 5}, r.Caps); diff != "" || r.Changes != nil {
 		t.Errorf("%+v", r)
 	}
@@ -158,7 +163,7 @@ func TestCompareIsExact(t *testing.T) {
 		}
 		before, after := random(), random()
 		tn := fleet()
-		r := impact.Compare(before, after, tn.Nodes)
+		r := compare(before, after)
 		for _, s := range tn.Nodes {
 			for _, d := range tn.Nodes {
 				if s.ID == d.ID {
@@ -263,7 +268,7 @@ func BenchmarkCompare(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for range b.N {
-				r := impact.Compare(x, y, t.Nodes)
+				r := impact.Compare(impact.State{Compiled: x, Nodes: t.Nodes}, impact.State{Compiled: y, Nodes: t.Nodes})
 				if len(r.Changes) == 0 {
 					b.Fatal("no changes")
 				}
