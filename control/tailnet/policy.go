@@ -187,7 +187,7 @@ func (r roster) follow(c *policy.Compiled, s *Snapshot) *policy.Compiled {
 		switch {
 		case ch.New == nil:
 			gone = append(gone, policy.NodeID(ch.Old.ID))
-		case !samePolicyInput(ch.Old, ch.New):
+		case !sameToPolicy(ch.Old, ch.New):
 			changed = append(changed, compilerNode(ch.New))
 		}
 	}
