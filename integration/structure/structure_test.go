@@ -52,6 +52,7 @@ var table = map[string]rule{
 	"cmd/heddle":                  {[]string{"*"}, storage},
 	"cmd/heddle/cli":              {[]string{"*"}, storage},
 	"cmd/heddle/config":           {nil, slices.Concat(storage, wire)},
+	"cmd/heddle/textdiff":         {nil, slices.Concat(storage, wire, clock)},
 	"cmd/heddle/serve":            {[]string{"*"}, storage},
 	"cmd/demo":                    {[]string{"*"}, storage},
 	"integration":                 {[]string{"proto/heddle/v1", "integration/lab", "integration/stock"}, storage},

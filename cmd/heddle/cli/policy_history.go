@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"heddle/cmd/heddle/textdiff"
 	v1 "heddle/proto/heddle/v1"
 
 	"github.com/spf13/cobra"
@@ -106,7 +107,7 @@ func (a *app) showDiff(from, to *v1.GetPolicyResponse) error {
 	name := func(p *v1.GetPolicyResponse) string {
 		return fmt.Sprintf("revision %d\t%s\t%s", p.GetRevision(), when(p.GetUpdatedAt(), "-"), p.GetUpdatedBy())
 	}
-	diff := unified(name(from), name(to), from.GetPolicy(), to.GetPolicy())
+	diff := textdiff.Unified(name(from), name(to), from.GetPolicy(), to.GetPolicy())
 	if a.flags.output == formatTable {
 		fmt.Fprint(a.out, clean(diff))
 		return nil

@@ -1,4 +1,7 @@
-package cli
+// Package textdiff owns the comparison of two texts line by line, and the
+// unified format in which people and patch read it. It refuses to know what the
+// texts are.
+package textdiff
 
 import (
 	"fmt"
@@ -11,9 +14,9 @@ const (
 	maxEdits = 2000 // beyond that two texts count as different throughout: memory grows with the square
 )
 
-// unified returns the differences of two texts in the unified format, "" if
+// Unified returns the differences of two texts in the unified format, "" if
 // there are none.
-func unified(fromName, toName, from, to string) string {
+func Unified(fromName, toName, from, to string) string {
 	a, b := splitLines(from), splitLines(to)
 	edits := diffLines(a, b)
 	var out strings.Builder

@@ -1,4 +1,4 @@
-package cli
+package textdiff
 
 import (
 	"math/rand/v2"
@@ -17,7 +17,7 @@ func TestUnified(t *testing.T) {
 		{"two hunks", "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n", "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n",
 			"--- x\n+++ y\n@@ -1,3 +1,4 @@\n+0\n 1\n 2\n 3\n@@ -7,4 +8,3 @@\n 7\n 8\n 9\n-10\n"},
 	} {
-		if got := unified("x", "y", c.from, c.to); got != c.want {
+		if got := Unified("x", "y", c.from, c.to); got != c.want {
 			t.Errorf("%s:\n%s\nwant\n%s", c.name, got, c.want)
 		}
 	}
