@@ -7,6 +7,7 @@ package impact
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -50,8 +51,9 @@ const (
 // comparison of the worst policies within some seconds.
 const (
 	maxChanges = 200
-	maxSteps   = 100_000_000 // grants looked at
-	maxResults = 20_000      // distinct comparisons of what is allowed
+	maxSteps   = 20_000_000 // grants and sources looked at
+	maxResults = 20_000     // distinct comparisons of what is allowed
+	maxParts   = 20_000     // sets kept in memory: 50 MB at 20,000 nodes
 )
 
 // State is a policy compiled with the nodes of a tailnet.
@@ -97,6 +99,7 @@ type comparison struct {
 	contents   interned[content]
 	results    map[string]*result // nil: no difference
 	partitions map[string]*partition
+	parts      int // in partitions
 	rows       map[rowKey]*row
 	picked     []bool // scratch of pick
 	steps      int
@@ -185,12 +188,12 @@ func (c *comparison) at(members []int, was, is []grant, mine map[ownKey][]int) {
 			return
 		}
 		res := c.result(d, c.pick(was, p.covers), c.pick(is, p.covers))
-		sources, relation := c.covers.at[p.nodes], AnyPair
+		sources, relation := p.nodes, AnyPair
 		if len(own) > 0 && sources.meets(same) {
 			sources, relation = sources.without(same), OtherUsers
 		}
 		if res != nil && sources.any() && !(len(members) == 1 && sources.only(members[0])) {
-			c.row(rowKey{p.nodes, relation, res}).add(c.covers.at[p.nodes], members)
+			c.row(rowKey{c.covers.id(p.nodes.key(), p.nodes), relation, res}).add(p.nodes, members)
 		}
 	}
 	if len(own) == 0 {
@@ -264,11 +267,11 @@ func (c *comparison) pick(grants []grant, covers []int) []int {
 // partition sorts all nodes by which of some sets they are in.
 type partition struct {
 	list []part
-	of   []int // node → index of list
+	of   []int32 // node → index of list
 }
 
 type part struct {
-	nodes  int // number in covers
+	nodes  set
 	covers []int
 }
 
@@ -278,27 +281,31 @@ func (c *comparison) partition(covers []int) *partition {
 	if p := c.partitions[key]; p != nil {
 		return p
 	}
+	c.steps += len(c.nodes)
 	in := make([][]int, len(c.nodes))
 	for _, cover := range covers {
 		c.covers.at[cover].each(func(i int) { in[i] = append(in[i], cover) })
 	}
-	p := &partition{of: make([]int, len(c.nodes))}
-	index := map[string]int{}
-	var sets []set
+	p := &partition{of: make([]int32, len(c.nodes))}
+	index := map[string]int32{}
+	var sig []byte
 	for i, list := range in {
-		sig := fmt.Sprint(list)
-		at, ok := index[sig]
-		if !ok {
-			at = len(p.list)
-			index[sig] = at
-			p.list = append(p.list, part{covers: list})
-			sets = append(sets, newSet(len(c.nodes)))
+		sig = sig[:0]
+		for _, cover := range list {
+			sig = binary.AppendUvarint(sig, uint64(cover))
 		}
-		sets[at].add(i)
+		at, ok := index[string(sig)]
+		if !ok {
+			at = int32(len(p.list))
+			index[string(sig)] = at
+			p.list = append(p.list, part{newSet(len(c.nodes)), list})
+		}
+		p.list[at].nodes.add(i)
 		p.of[i] = at
 	}
-	for i, s := range sets {
-		p.list[i].nodes = c.covers.id(s.key(), s)
+	if c.parts += len(p.list); c.parts > maxParts {
+		clear(c.partitions)
+		c.parts = len(p.list)
 	}
 	c.partitions[key] = p
 	return p
