@@ -327,7 +327,7 @@ func tombstoneToRow(e *encoder, name string, t *tailnet.Tombstone) tombstoneRow 
 		Name:       t.Name,
 		Addrs:      addrColumns{addrText(t.Addrs.V4), addrText(t.Addrs.V6)},
 		Owner:      int64(t.Owner),
-		BuriedAt:   e.time("buried_at", t.Buried),
+		EndsAt:     e.time("ends_at", t.Ends),
 	}
 }
 
@@ -338,7 +338,7 @@ func (d *decoder) tombstone(r *tombstoneRow) *tailnet.Tombstone {
 		Name:     r.Name,
 		Addrs:    d.addrs(r.Addrs),
 		Owner:    tailnet.UserID(r.Owner),
-		Buried:   d.time("buried_at", r.BuriedAt),
+		Ends:     d.time("ends_at", r.EndsAt),
 	}
 	d.key("node_key", r.NodeKey, &t.Key)
 	d.key("machine_key", r.MachineKey, &t.Machine)

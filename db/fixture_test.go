@@ -102,7 +102,7 @@ func testAPIKey(id int) *tailnet.APIKey {
 func testTombstone(id int) *tailnet.Tombstone {
 	n := testNode(id)
 	return &tailnet.Tombstone{
-		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name, Addrs: n.Addrs, Owner: 7, Buried: moment,
+		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name, Addrs: n.Addrs, Owner: 7, Ends: moment,
 	}
 }
 

@@ -107,7 +107,7 @@ type tombstoneRow struct {
 	Name       string
 	Addrs      addrColumns `gorm:"embedded"`
 	Owner      int64
-	BuriedAt   *string
+	EndsAt     *string
 }
 
 type settingsRow struct {

@@ -113,7 +113,7 @@ var firstSchema = []string{
 		ipv4        TEXT,
 		ipv6        TEXT,
 		owner       BIGINT NOT NULL,
-		buried_at   TEXT,
+		ends_at   TEXT,
 		PRIMARY KEY (tailnet, node_key)
 	)`,
 

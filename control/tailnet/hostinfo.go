@@ -15,46 +15,53 @@ const (
 	maxHostText = 256
 	maxRoutes   = 4096 // an app connector advertises one route per address that it learns
 	maxTags     = 64
-	maxHostKeys = 16
-	maxHostKey  = 4096
+	maxHostKeys = 8
+	maxHostKey  = 1024 // an RSA key of 4096 bits takes 720
 	maxServices = 16
 )
 
-// CleanHostinfo returns a copy of what a client said of itself, cut to bounds,
-// in canonical order, without what changes all the time and nobody reads. A nil h
+// CleanHostinfo returns what heddle keeps of what a client said of itself: cut to bounds,
+// in canonical order, without what changes all the time, what nobody reads
+// (logs' IDs, TPM), and what only a server may say of a node (its location, that it is shared). A nil h
 // gives an empty one. The caller owns the result until it is published.
 func CleanHostinfo(h *tailcfg.Hostinfo) *tailcfg.Hostinfo {
 	if h == nil {
 		return &tailcfg.Hostinfo{}
 	}
-	c := h.Clone()
-	for _, s := range []*string{
-		&c.IPNVersion, &c.FrontendLogID, &c.BackendLogID, &c.OS, &c.OSVersion, &c.Env, &c.Distro, &c.DistroVersion,
-		&c.DistroCodeName, &c.App, &c.Package, &c.DeviceModel, &c.PushDeviceToken, &c.Hostname, &c.Machine, &c.GoArch,
-		&c.GoArchVar, &c.GoVersion, &c.Cloud, &c.ServicesHash,
-	} {
-		*s = cutText(*s)
+	c := &tailcfg.Hostinfo{
+		IPNVersion: cutText(h.IPNVersion), OS: cutText(h.OS), OSVersion: cutText(h.OSVersion),
+		Container: cutText(h.Container), Env: cutText(h.Env), Distro: cutText(h.Distro),
+		DistroVersion: cutText(h.DistroVersion), DistroCodeName: cutText(h.DistroCodeName),
+		App: cutText(h.App), Desktop: cutText(h.Desktop), Package: cutText(h.Package),
+		DeviceModel: cutText(h.DeviceModel), Hostname: cutText(h.Hostname), Machine: cutText(h.Machine),
+		GoArch: cutText(h.GoArch), GoArchVar: cutText(h.GoArchVar), GoVersion: cutText(h.GoVersion),
+		Cloud: cutText(h.Cloud), Userspace: cutText(h.Userspace), UserspaceRouter: cutText(h.UserspaceRouter),
+		AppConnector: cutText(h.AppConnector), ServicesHash: cutText(h.ServicesHash),
+		ExitNodeID: cutText(h.ExitNodeID), StateEncrypted: cutText(h.StateEncrypted),
+		ShieldsUp: h.ShieldsUp, NoLogsNoSupport: h.NoLogsNoSupport, RemoteConfig: h.RemoteConfig,
+		WireIngress: h.WireIngress, IngressEnabled: h.IngressEnabled, AllowsUpdate: h.AllowsUpdate, PeerRelay: h.PeerRelay,
+		RoutableIPs: cleanAdvertised(h.RoutableIPs),
 	}
-	c.RoutableIPs = cleanAdvertised(c.RoutableIPs)
-	c.RequestTags = sortedUnique(slices.DeleteFunc(c.RequestTags, func(t string) bool {
-		return len(t) > maxHostText || tailcfg.CheckTag(t) != nil
-	}))
-	c.RequestTags = c.RequestTags[:min(len(c.RequestTags), maxTags)]
-	c.WoLMACs = nil
-	c.Services = slices.DeleteFunc(c.Services, func(s tailcfg.Service) bool {
-		switch s.Proto {
-		case tailcfg.PeerAPI4, tailcfg.PeerAPI6, tailcfg.PeerAPIDNS:
-			return false
+	for _, t := range h.RequestTags {
+		if len(t) <= maxHostText && tailcfg.CheckTag(t) == nil && len(c.RequestTags) < maxTags {
+			c.RequestTags = append(c.RequestTags, t)
 		}
-		return true // port lists of the OS: clients are told not to collect them
-	})
-	c.Services = c.Services[:min(len(c.Services), maxServices)]
-	for i := range c.Services {
-		c.Services[i].Description = cutText(c.Services[i].Description)
 	}
-	c.SSH_HostKeys = slices.DeleteFunc(c.SSH_HostKeys, func(k string) bool { return len(k) > maxHostKey })
-	c.SSH_HostKeys = c.SSH_HostKeys[:min(len(c.SSH_HostKeys), maxHostKeys)]
-	if ni := c.NetInfo; ni != nil {
+	c.RequestTags = sortedUnique(c.RequestTags)
+	for _, svc := range h.Services {
+		switch svc.Proto {
+		case tailcfg.PeerAPI4, tailcfg.PeerAPI6, tailcfg.PeerAPIDNS: // others are the OS's ports: clients are told not to collect them
+			if len(c.Services) < maxServices {
+				c.Services = append(c.Services, tailcfg.Service{Proto: svc.Proto, Port: svc.Port, Description: cutText(svc.Description)})
+			}
+		}
+	}
+	for _, k := range h.SSH_HostKeys {
+		if len(k) <= maxHostKey && len(c.SSH_HostKeys) < maxHostKeys {
+			c.SSH_HostKeys = append(c.SSH_HostKeys, strings.ToValidUTF8(k, ""))
+		}
+	}
+	if ni := h.NetInfo; ni != nil {
 		// Latencies jitter with each netcheck; keeping them would make every report news.
 		c.NetInfo = &tailcfg.NetInfo{PreferredDERP: ni.PreferredDERP, WorkingIPv6: ni.WorkingIPv6, WorkingUDP: ni.WorkingUDP}
 	}
@@ -62,11 +69,11 @@ func CleanHostinfo(h *tailcfg.Hostinfo) *tailcfg.Hostinfo {
 }
 
 // cutText makes text valid UTF-8 of bounded length.
-func cutText(s string) string {
+func cutText[S ~string](s S) S {
 	if len(s) > maxHostText {
 		s = s[:maxHostText]
 	}
-	return strings.ToValidUTF8(s, "")
+	return S(strings.ToValidUTF8(string(s), ""))
 }
 
 // cleanAdvertised returns the routes sorted, without doubles, without what no

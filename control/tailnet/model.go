@@ -261,12 +261,20 @@ type Tombstone struct {
 	Name     string
 	Addrs    Addrs // invalid if the node lives on under another key
 	Owner    UserID
-	Buried   time.Time
+	Ends     time.Time // when it is forgotten
 }
 
 // TombstoneLife is how long a tombstone lives. A laptop that was closed for a
 // holiday still learns that its node is gone.
 const TombstoneLife = 30 * 24 * time.Hour
+
+// ephemeralRest is the same for ephemeral nodes, of which a small address
+// range may see many a day.
+const ephemeralRest = 24 * time.Hour
+
+// maxGraves bounds the tombstones of one machine, which may change its key as
+// often as it likes: beyond it the oldest are forgotten.
+const maxGraves = 16
 
 // DNS is what clients are told about names. Immutable in a Snapshot.
 type DNS struct {

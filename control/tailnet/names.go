@@ -21,6 +21,9 @@ func labelOf(h *tailcfg.Hostinfo) string {
 		label = strings.Trim(label[:maxLabel], "-")
 	}
 	if label != "" && label != "localhost" && dnsname.ValidLabel(label) == nil {
+		if isNumber(label) {
+			return "device-" + label // a bare number would be taken for an ID
+		}
 		return label
 	}
 	if os := strings.ToLower(dnsname.SanitizeLabel(h.OS)); os != "" && len(os) < maxLabel {
@@ -73,5 +76,10 @@ func checkName(name string) (string, error) {
 	if err := dnsname.ValidLabel(name); err != nil {
 		return "", Errorf(Invalid, "name %q: %v; names have letters, digits and hyphens, at most 63", name, err)
 	}
+	if isNumber(name) {
+		return "", Errorf(Invalid, "name %q: only digits would be taken for an ID", name)
+	}
 	return name, nil
 }
+
+func isNumber(s string) bool { return strings.Trim(s, "0123456789") == "" }

@@ -184,15 +184,12 @@ func (tx *Tx) expire(t timer) error {
 func (tx *Tx) clearTombstones() {
 	var next time.Time
 	for it := tx.snap.tombstones.Iterator(); !it.Done(); {
-		k, t, _ := it.Next()
-		end := t.Buried.Add(TombstoneLife)
+		_, t, _ := it.Next()
 		switch {
-		case !tx.now.Before(end):
-			tx.snap.dropTombstone(t)
-			tx.delta.Tombstones.drop(k.String())
-			tx.hard, tx.changed = true, true
-		case next.IsZero() || end.Before(next):
-			next = end
+		case !tx.now.Before(t.Ends):
+			tx.unbury(t)
+		case next.IsZero() || t.Ends.Before(next):
+			next = t.Ends
 		}
 	}
 	if !next.IsZero() {

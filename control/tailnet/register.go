@@ -32,6 +32,8 @@ type Registration struct {
 // make a new one (RegisterResponse.NodeKeyExpired tells it to).
 var ErrStaleKey = errors.New("node key was used before")
 
+var errStaleKey = &Error{Code: Denied, Msg: "this device's key cannot be used again; log in again", Err: ErrStaleKey}
+
 // RegisterWithAuthKey admits a device by an auth key and uses the key up.
 //
 // A one-time key that is used up still admits the machine that used it, until
@@ -143,10 +145,13 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 		return nil, Errorf(Denied, "this node key belongs to another device; run `tailscale logout` and log in again")
 	}
 	if tx.snap.Tombstone(r.Key) != nil {
-		return nil, &Error{Code: Denied, Msg: "this device's key was removed from the tailnet; log in again", Err: ErrStaleKey}
+		return nil, errStaleKey
 	}
 	host := CleanHostinfo(r.Hostinfo)
-	n, known := tx.reusable(r, a)
+	n, known, err := tx.reusable(r, a)
+	if err != nil {
+		return nil, err
+	}
 	if !known {
 		addrs, err := tx.state.alloc.next(&tx.snap, tx.ipPool(a, host))
 		if err != nil {
@@ -170,6 +175,9 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 			CapVer: r.CapVer, Hostinfo: host,
 		}
 		tx.followHostname(n)
+	}
+	if n.Owner != a.owner || !slices.Equal(n.Tags, a.tags) {
+		n.Approved = nil // they were given to another owner; the policy may approve them anew
 	}
 	n.Key, n.Owner, n.Tags = r.Key, a.owner, a.tags
 	n.Ephemeral = a.ephemeral || r.Ephemeral
@@ -204,28 +212,29 @@ func (tx *Tx) ipPool(a admission, host *tailcfg.Hostinfo) []netip.Prefix {
 // whose key it replaces or, after a logout, the machine's node of the same
 // owner. A device that goes from a user to tags or back stays the same node; one that another
 // user takes over becomes a new node and the old one is logged out.
-func (tx *Tx) reusable(r Registration, a admission) (n *Node, known bool) {
+func (tx *Tx) reusable(r Registration, a admission) (n *Node, known bool, err error) {
 	same := func(n *Node) bool { return n.Owner == a.owner }
+	exactly := func(n *Node) bool { return same(n) && slices.Equal(n.Tags, a.tags) }
 	for _, k := range []key.NodePublic{r.Key, r.OldKey} {
 		n := tx.snap.NodeByKey(k)
 		if n == nil || n.Machine != r.Machine {
 			continue
 		}
 		if same(n) || n.Owner == 0 || a.owner == 0 {
-			return n.clone(), true
+			return n.clone(), true, nil
+		}
+		if k == r.Key {
+			return nil, false, errStaleKey // one key never serves two nodes
 		}
 		old := n.clone()
 		tx.setExpiry(old, tx.now)
 		tx.putHard(old)
-		if k == r.Key { // one key cannot serve two nodes: the old one loses it
-			tx.removeNode(old, "node.delete")
-		}
 	}
 	nodes := tx.snap.NodesByMachine(r.Machine)
-	if i := slices.IndexFunc(nodes, same); i >= 0 {
-		return nodes[i].clone(), true
+	if i := slices.IndexFunc(nodes, exactly); i >= 0 {
+		return nodes[i].clone(), true, nil
 	}
-	return nil, false
+	return nil, false, nil
 }
 
 func (tx *Tx) freshExpiry(n *Node) time.Time {

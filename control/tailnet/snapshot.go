@@ -48,9 +48,10 @@ type indexes struct {
 	machine *immutable.Map[key.MachinePublic, []NodeID] // ascending
 	ip      *immutable.Map[netip.Addr, NodeID]
 	name    *immutable.Map[string, NodeID]
-	resting *immutable.Map[netip.Addr, bool]  // addresses that tombstones hold
-	authKey *immutable.Map[string, AuthKeyID] // by public part
-	apiKey  *immutable.Map[string, APIKeyID]  // by public part
+	graves  *immutable.Map[key.MachinePublic, []key.NodePublic] // tombstones, oldest first
+	resting *immutable.Map[netip.Addr, bool]                    // addresses that tombstones hold
+	authKey *immutable.Map[string, AuthKeyID]                   // by public part
+	apiKey  *immutable.Map[string, APIKeyID]                    // by public part
 }
 
 // Version numbers the snapshots of this process, in order. Two with the same

@@ -36,13 +36,15 @@ type State struct {
 	log   *slog.Logger
 
 	current atomic.Pointer[Snapshot]
+	health  storeHealth
 	queue   chan *request
 	stopped chan struct{} // closed when Run has returned
 
 	// The rest belongs to the writer.
 	seq    Seq
 	timers timers
-	soft   Delta // published but not yet written
+	soft   Delta           // published but not yet written
+	owed   map[NodeID]bool // whose routes the policy may approve, once a commit succeeds
 	alloc  *allocator
 }
 
@@ -192,8 +194,9 @@ func (s *State) serve(ctx context.Context, batch []*request) {
 	}
 	if err := s.finish(ctx, b); err != nil {
 		// What needed the commit fails; soft updates need none, so they run
-		// again without the others.
+		// again without the others, and what the policy approves waits.
 		retry := s.newBatch()
+		retry.softOnly = true
 		for _, d := range b.ran {
 			if d.hard {
 				d.req.done <- result{err: err}
@@ -236,6 +239,9 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		s.soft.merge(&b.delta)
 		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushEvery))
 	}
+	if !b.softOnly {
+		s.owed = nil
+	}
 	for _, effect := range b.effects {
 		effect()
 	}
@@ -255,7 +261,13 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 // commit writes a delta and counts the sequence.
 func (s *State) commit(ctx context.Context, d *Delta) error {
 	d.Tailnet, d.Base = s.opts.Tailnet, s.seq
+	s.health.begin(s.opts.Now())
 	err := s.store.Commit(context.WithoutCancel(ctx), d)
+	s.health.end(err)
+	if err != nil {
+		// Try again soon, so that Trouble ends when the reason does.
+		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushRetry))
+	}
 	var known *Error
 	switch {
 	case err == nil:
@@ -272,10 +284,11 @@ func (s *State) commit(ctx context.Context, d *Delta) error {
 
 // flush writes what is soft.
 func (s *State) flush(ctx context.Context) error {
-	if s.soft.empty() {
+	if s.soft.empty() && s.Trouble() == nil {
 		return nil
 	}
 	d := s.soft.clone()
+	d.LastID = s.Snapshot().lastID
 	if err := s.commit(ctx, &d); err != nil {
 		return err
 	}
@@ -290,14 +303,15 @@ func (s *State) expireTimers(ctx context.Context, now time.Time) {
 		return
 	}
 	var batch []*request
+	var kinds []timer
 	for _, t := range due {
 		if t.kind == flushTimer {
 			if err := s.flush(ctx); err != nil {
 				s.log.Error("cannot store reports and presence; will retry", "err", err)
-				s.timers.set(t, now.Add(flushRetry))
 			}
 			continue
 		}
+		kinds = append(kinds, t)
 		batch = append(batch, &request{
 			ctx:   ctx,
 			actor: SystemActor(t.kind.String()),
@@ -309,9 +323,10 @@ func (s *State) expireTimers(ctx context.Context, now time.Time) {
 		return
 	}
 	s.serve(ctx, batch)
-	for _, req := range batch {
+	for i, req := range batch {
 		if r := <-req.done; r.err != nil {
-			s.log.Error("timed change failed", "what", req.actor.Name, "err", r.err)
+			s.log.Error("timed change failed; will retry", "what", req.actor.Name, "err", r.err)
+			s.timers.set(kinds[i], now.Add(flushRetry))
 		}
 	}
 }

@@ -51,6 +51,13 @@ func (t *timers) setIfUnset(k timer, at time.Time) {
 	}
 }
 
+// setEarlier sets a deadline unless an earlier one is set.
+func (t *timers) setEarlier(k timer, at time.Time) {
+	if old, ok := t.at[k]; !ok || at.Before(old) {
+		t.set(k, at)
+	}
+}
+
 func (t *timers) drop(k timer) { delete(t.at, k) }
 
 func (t *timers) live(d deadline) bool {

@@ -202,6 +202,7 @@ func newIndexes() indexes {
 		machine: immutable.NewMap[key.MachinePublic, []NodeID](hasher[key.MachinePublic]{}),
 		ip:      immutable.NewMap[netip.Addr, NodeID](hasher[netip.Addr]{}),
 		name:    immutable.NewMap[string, NodeID](hasher[string]{}),
+		graves:  immutable.NewMap[key.MachinePublic, []key.NodePublic](hasher[key.MachinePublic]{}),
 		resting: immutable.NewMap[netip.Addr, bool](hasher[netip.Addr]{}),
 		authKey: immutable.NewMap[string, AuthKeyID](hasher[string]{}),
 		apiKey:  immutable.NewMap[string, APIKeyID](hasher[string]{}),
@@ -234,13 +235,19 @@ func (tx *Tx) putAPIKey(k *APIKey, hard bool) {
 func (tx *Tx) bury(n *Node, addrs Addrs) {
 	t := &Tombstone{
 		Key: n.Key, Machine: n.Machine, Node: n.ID, StableID: n.StableID, Name: n.Name,
-		Addrs: addrs, Owner: n.Owner, Buried: tx.now,
+		Addrs: addrs, Owner: n.Owner, Ends: tx.now.Add(TombstoneLife),
+	}
+	if n.Ephemeral {
+		t.Ends = tx.now.Add(ephemeralRest)
+	}
+	if graves, _ := tx.snap.index.graves.Get(n.Machine); len(graves) >= maxGraves {
+		tx.unbury(tx.snap.Tombstone(graves[0]))
 	}
 	tx.snap.setTombstone(t)
 	tx.delta.Tombstones.put(t.Key.String(), t)
 	tx.hard, tx.changed = true, true
 	tx.effects = append(tx.effects, func() {
-		tx.state.timers.setIfUnset(timer{kind: tombstoneTimer}, t.Buried.Add(TombstoneLife))
+		tx.state.timers.setEarlier(timer{kind: tombstoneTimer}, t.Ends)
 	})
 }
 
@@ -258,6 +265,8 @@ func (s *Snapshot) setAPIKey(k *APIKey) {
 
 func (s *Snapshot) setTombstone(t *Tombstone) {
 	s.tombstones = s.tombstones.Set(t.Key, t)
+	graves, _ := s.index.graves.Get(t.Machine)
+	s.index.graves = s.index.graves.Set(t.Machine, append(slices.Clip(graves), t.Key))
 	for _, p := range t.Addrs.Prefixes() {
 		s.index.resting = s.index.resting.Set(p.Addr(), true)
 	}
@@ -265,9 +274,22 @@ func (s *Snapshot) setTombstone(t *Tombstone) {
 
 func (s *Snapshot) dropTombstone(t *Tombstone) {
 	s.tombstones = s.tombstones.Delete(t.Key)
+	graves, _ := s.index.graves.Get(t.Machine)
+	if graves = slices.DeleteFunc(slices.Clone(graves), func(k key.NodePublic) bool { return k == t.Key }); len(graves) == 0 {
+		s.index.graves = s.index.graves.Delete(t.Machine)
+	} else {
+		s.index.graves = s.index.graves.Set(t.Machine, graves)
+	}
 	for _, p := range t.Addrs.Prefixes() {
 		s.index.resting = s.index.resting.Delete(p.Addr())
 	}
+}
+
+// unbury forgets a tombstone.
+func (tx *Tx) unbury(t *Tombstone) {
+	tx.snap.dropTombstone(t)
+	tx.delta.Tombstones.drop(t.Key.String())
+	tx.hard, tx.changed = true, true
 }
 
 // A batch is a run of updates that share one commit and one snapshot.
@@ -275,7 +297,8 @@ type batch struct {
 	state *State
 	base  *Snapshot
 	work
-	ran []ran
+	ran      []ran
+	softOnly bool // no commit is to be expected to succeed
 }
 
 // ran is an update that succeeded and waits for its commit.
@@ -286,7 +309,7 @@ type ran struct {
 
 func (s *State) newBatch() *batch {
 	base := s.Snapshot()
-	return &batch{state: s, base: base, work: work{snap: *base}}
+	return &batch{state: s, base: base, work: work{snap: *base, dirtyNodes: s.owed}}
 }
 
 // run applies one update to the batch; if it fails the caller is told and the
@@ -321,7 +344,9 @@ func (b *batch) derive() {
 	if b.dirtyPolicy {
 		b.compile()
 	}
-	if b.autoApprove() {
+	if b.softOnly {
+		b.postpone()
+	} else if b.autoApprove() {
 		b.compile() // approved routes are an input of the compiler
 	}
 	if b.dirtyRoutes {
@@ -333,6 +358,12 @@ func (b *batch) compile() {
 	p := *b.snap.policy
 	p.Compiled, p.of = p.of.follow(p.Compiled, &b.snap), rosterOf(&b.snap)
 	b.snap.policy = &p
+}
+
+// postpone keeps for a later batch what autoApprove would do: it takes a
+// commit, and commits fail at present.
+func (b *batch) postpone() {
+	b.state.owed = b.dirtyNodes
 }
 
 // autoApprove approves what the policy says of the routes of nodes that

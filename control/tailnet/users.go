@@ -110,7 +110,7 @@ func (tx *Tx) checkUserName(name string, id UserID) (string, error) {
 	if strings.ContainsAny(name, " ,:/\"'") || name == "tagged-devices" {
 		return "", Errorf(Invalid, "user name %q: spaces, quotes and , : / are not allowed, nor the name tagged-devices", name)
 	}
-	if strings.Trim(name, "0123456789") == "" {
+	if isNumber(name) {
 		return "", Errorf(Invalid, "user name %q: only digits would be taken for an ID", name)
 	}
 	for u := range tx.snap.Users() {
