@@ -405,6 +405,7 @@ func TestErrors(t *testing.T) {
 	if c := status.Code(err); c != codes.Internal && c != codes.Unavailable || strings.Contains(err.Error(), "disk full") {
 		t.Errorf("a failing store: %v", err)
 	}
+	w.store.FailWith(nil)
 }
 
 func TestPages(t *testing.T) {
