@@ -5,10 +5,10 @@ import (
 	"sync"
 )
 
-// A cache keeps what was encoded, up to a number of bytes; what was not used
-// for the longest time goes first.
+// A cache keeps what was encoded, up to a number of bytes and of items; what was
+// not used for the longest time goes first.
 type cache struct {
-	limit int
+	limit, maxItems int
 
 	mu     sync.Mutex
 	used   int
@@ -23,13 +23,17 @@ type cached struct {
 	cost       int
 }
 
-func newCache(limit int) *cache {
-	return &cache{limit: limit, items: map[any]*list.Element{}}
+func newCache(limit, maxItems int) *cache {
+	return &cache{limit: limit, maxItems: maxItems, items: map[any]*list.Element{}}
 }
 
 func (c *cache) get(key any) any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.getLocked(key)
+}
+
+func (c *cache) getLocked(key any) any {
 	e, ok := c.items[key]
 	if !ok {
 		c.misses++
@@ -44,15 +48,43 @@ func (c *cache) get(key any) any {
 func (c *cache) put(key, value any, cost int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.putLocked(key, value, cost)
+}
+
+func (c *cache) putLocked(key, value any, cost int) {
 	if e, ok := c.items[key]; ok {
 		c.removeLocked(e)
 	}
-	if cost > c.limit {
-		return
-	}
 	c.items[key] = c.recent.PushFront(&cached{key, value, cost})
 	c.used += cost
-	for c.used > c.limit {
+	c.trimLocked()
+}
+
+// getOrPut returns the value of a key, or what fresh makes, which must be quick.
+func (c *cache) getOrPut(key any, fresh func() any) any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v := c.getLocked(key); v != nil {
+		return v
+	}
+	v := fresh()
+	c.putLocked(key, v, 0)
+	return v
+}
+
+// grow notes that a value costs so many bytes more.
+func (c *cache) grow(key any, more int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.items[key]; ok {
+		e.Value.(*cached).cost += more
+		c.used += more
+		c.trimLocked()
+	}
+}
+
+func (c *cache) trimLocked() {
+	for c.used > c.limit || len(c.items) > c.maxItems {
 		c.removeLocked(c.recent.Back())
 	}
 }
@@ -63,14 +95,18 @@ func (c *cache) removeLocked(e *list.Element) {
 	c.used -= old.cost
 }
 
-// Stats tell how well messages are shared.
+// Stats tell how well messages are shared, and what is kept for it.
 type Stats struct {
 	Hits, Misses uint64
 	Bytes, Items int // kept now
+	Limit        int // of Bytes
 }
 
-func (c *cache) stats() Stats {
+func (c *cache) addTo(s *Stats) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return Stats{Hits: c.hits, Misses: c.misses, Bytes: c.used, Items: len(c.items)}
+	s.Hits += c.hits
+	s.Misses += c.misses
+	s.Bytes += c.used
+	s.Items += len(c.items)
 }

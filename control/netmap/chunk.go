@@ -43,9 +43,11 @@ type chunkKey struct {
 	hash  uint64
 }
 
-// share returns the list with those of its chunks that are known already in
+// share returns the list with those of its chunks that the diff has already in
 // place of their equals. The items must be shared too.
-func (c chunks) share(e *Encoder) chunks {
+func (c chunks) share(d *diff) chunks {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for i, own := range c {
 		if own.len < pieceMin {
 			continue
@@ -54,11 +56,11 @@ func (c chunks) share(e *Encoder) chunks {
 		for _, item := range own.items {
 			key.hash = key.hash*0x100000001b3 ^ maphash.Comparable(seed, &item[0])
 		}
-		if known, ok := e.cache.get(key).(*chunk); ok && slices.EqualFunc(known.items, own.items, func(a, b []byte) bool { return &a[0] == &b[0] }) {
+		if known, ok := d.chunks[key]; ok && slices.EqualFunc(known.items, own.items, func(a, b []byte) bool { return &a[0] == &b[0] }) {
 			c[i] = known
 			continue
 		}
-		e.cache.put(key, own, 200+40*len(own.items)+2*own.len)
+		d.chunks[key] = own
 	}
 	return c
 }

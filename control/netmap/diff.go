@@ -14,6 +14,7 @@ import (
 
 // A diff is what differs between two snapshots, for everyone.
 type diff struct {
+	once      sync.Once
 	nodes     []*nodeDelta     // ascending
 	routers   []*nodeDelta     // nodes, and the routers whose routes may have moved
 	policy    bool             // compiled anew
@@ -26,6 +27,10 @@ type diff struct {
 	// like returns some node, but not one, of those viewers who were and are of
 	// the same classes; zero if there is none.
 	like func(before, after policy.Class, not tailnet.NodeID) tailnet.NodeID
+
+	mu     sync.Mutex
+	peers  map[peersKey]*peersDelta
+	chunks map[chunkKey]*chunk // of patches, which different viewers have in common
 }
 
 type diffKey struct{ from, to uint64 }
@@ -34,15 +39,22 @@ type diffKey struct{ from, to uint64 }
 // snapshots share.
 func (e *Encoder) diff(from, to *tailnet.Snapshot) *diff {
 	key := diffKey{from.Version(), to.Version()}
-	if d, ok := e.cache.get(key).(*diff); ok {
-		return d
-	}
-	d := &diff{
-		policy:    from.Policy().Compiled != to.Policy().Compiled,
-		primaries: from.Primaries() != to.Primaries(),
-		base:      from.DNS().BaseDomain != to.DNS().BaseDomain,
-		users:     slices.Collect(to.UsersChangedSince(from)),
-	}
+	d := e.spans.getOrPut(key, func() any {
+		return &diff{peers: map[peersKey]*peersDelta{}, chunks: map[chunkKey]*chunk{}}
+	}).(*diff)
+	d.once.Do(func() {
+		d.fill(from, to)
+		// A changed node holds on to what it was before, which is gone otherwise.
+		e.spans.grow(key, 500+1000*len(d.nodes)+100*(len(d.routers)-len(d.nodes)))
+	})
+	return d
+}
+
+func (d *diff) fill(from, to *tailnet.Snapshot) {
+	d.policy = from.Policy().Compiled != to.Policy().Compiled
+	d.primaries = from.Primaries() != to.Primaries()
+	d.base = from.DNS().BaseDomain != to.DNS().BaseDomain
+	d.users = slices.Collect(to.UsersChangedSince(from))
 	for ch := range to.NodesChangedSince(from) {
 		d.nodes = append(d.nodes, &nodeDelta{old: ch.Old, new: ch.New})
 	}
@@ -59,8 +71,6 @@ func (e *Encoder) diff(from, to *tailnet.Snapshot) *diff {
 	d.like = func(before, after policy.Class, not tailnet.NodeID) tailnet.NodeID {
 		return anyBut(members()[[2]policy.Class{before, after}], not)
 	}
-	e.cache.put(key, d, 300+150*len(d.nodes)+100*(len(d.routers)-len(d.nodes)))
-	return d
 }
 
 // movedRoutes returns the subnets that a changed node served or serves, if
@@ -205,7 +215,6 @@ func (n *nodeDelta) patches() (patch []byte, ok bool) {
 // peersKey names what changes in the peers of a kind of viewers: those of one
 // class before and one class after. Blind viewers, whose key has expired, see nobody.
 type peersKey struct {
-	diffKey
 	before, after policy.Class
 	wasBlind      bool
 	isBlind       bool
@@ -214,6 +223,7 @@ type peersKey struct {
 // A peersDelta is what changes in the peers of a kind of viewers, the viewer
 // itself maybe among them. Immutable, but for the messages that it collects.
 type peersDelta struct {
+	once     sync.Once
 	all      []*block // if not nil all peers anew, instead of what follows
 	removed  []*chunk
 	changed  []*block
@@ -228,19 +238,22 @@ type peersDelta struct {
 func (e *Encoder) peers(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) *peersDelta {
 	was, is := from.Policy().Compiled, to.Policy().Compiled
 	key := peersKey{
-		diffKey: diffKey{from.Version(), to.Version()},
-		before:  was.Class(policy.NodeID(id)), after: is.Class(policy.NodeID(id)),
+		before: was.Class(policy.NodeID(id)), after: is.Class(policy.NodeID(id)),
 		wasBlind: from.Node(id).Status.Expired, isBlind: to.Node(id).Status.Expired,
 	}
-	if p, ok := e.cache.get(key).(*peersDelta); ok {
-		return p
+	d.mu.Lock()
+	p := d.peers[key]
+	if p == nil {
+		p = new(peersDelta)
+		d.peers[key] = p
 	}
-	p := e.newPeers(d, key, from, to, id)
-	e.cache.put(key, p, p.cost())
+	d.mu.Unlock()
+	p.once.Do(func() {
+		p.find(e, d, key, from, to, id)
+		e.spans.grow(diffKey{from.Version(), to.Version()}, p.cost())
+	})
 	return p
 }
-
-func newPeersDelta() *peersDelta { return &peersDelta{ready: map[string]Message{}} }
 
 func (p *peersDelta) cost() int {
 	n := 500
@@ -253,15 +266,15 @@ func (p *peersDelta) cost() int {
 	return n + 10*len(p.all)
 }
 
-func (e *Encoder) newPeers(d *diff, key peersKey, from, to *tailnet.Snapshot, id tailnet.NodeID) *peersDelta {
-	p := newPeersDelta()
+// find works it out, as id sees it.
+func (p *peersDelta) find(e *Encoder, d *diff, key peersKey, from, to *tailnet.Snapshot, id tailnet.NodeID) {
 	if key.isBlind && key.wasBlind {
-		return p
+		return
 	}
 	if key.wasBlind {
 		v := e.view(to, id)
 		p.all, p.profiles = v.blocks, v.profiles
-		return p
+		return
 	}
 	other := func() tailnet.NodeID { return d.like(key.before, key.after, id) }
 	before := &vantage{s: from, class: key.before, id: id, other: other}
@@ -283,11 +296,10 @@ func (e *Encoder) newPeers(d *diff, key peersKey, from, to *tailnet.Snapshot, id
 		if v := e.view(to, id); len(c.changed) > v.len/2 {
 			// The blocks of the view are encoded already, or soon will be.
 			p.all, p.profiles = v.blocks, v.profiles
-			return p
+			return
 		}
 	}
-	p.fill(e, &c, to)
-	return p
+	p.fill(e, d, &c, to)
 }
 
 // renamed returns the changed users of whom the class sees a node.
@@ -359,8 +371,8 @@ func (c *changes) compare(n *nodeDelta, was, is sight, renamed bool) {
 }
 
 // fill turns what was collected into shareable parts.
-func (p *peersDelta) fill(e *Encoder, c *changes, to *tailnet.Snapshot) {
-	p.removed, p.patches = c.removed, c.patches.share(e)
+func (p *peersDelta) fill(e *Encoder, d *diff, c *changes, to *tailnet.Snapshot) {
+	p.removed, p.patches = c.removed, c.patches.share(d)
 	p.changed = e.blocks(to.DNS().BaseDomain, c.changed)
 	if len(c.owners) > 0 {
 		p.profiles = e.intern(appendProfiles(nil, to, slices.Sorted(maps.Keys(c.owners))))
@@ -393,18 +405,24 @@ func (p *peersDelta) has(viewer tailnet.NodeID) bool {
 // peers differs with the filters of the viewers.
 const maxReady = 1000
 
-// share returns the message of that key, made once for all viewers.
-func (p *peersDelta) share(key string, make func() Message) Message {
+// share returns the message of that key, made once for all viewers. It is fresh if
+// it was made, and kept, just now.
+func (p *peersDelta) share(key string, compose func() Message) (m Message, fresh bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m, ok := p.ready[key]
-	if !ok {
-		m = make()
-		if len(p.ready) < maxReady {
-			p.ready[key] = m
-		}
+	if ok {
+		return m, false
 	}
-	return m
+	m = compose()
+	if len(p.ready) >= maxReady {
+		return m, false
+	}
+	if p.ready == nil {
+		p.ready = map[string]Message{}
+	}
+	p.ready[key] = m
+	return m, true
 }
 
 // write writes all of it but the viewer. profile is one more user's, or nil.

@@ -2,6 +2,7 @@ package netmap
 
 import (
 	"log/slog"
+	"math"
 	"net/url"
 	"slices"
 	"sync"
@@ -20,16 +21,21 @@ type Options struct {
 	ServerURL string
 	// DisplayName is what client apps call the tailnet; empty means the base domain.
 	DisplayName string
-	// CacheBytes bounds the encoded parts that are kept for sharing; zero means
-	// DefaultCacheBytes.
+	// CacheBytes bounds what is kept for sharing; zero means DefaultCacheBytes. Half of
+	// it is for views, a quarter for the differences between snapshots, the rest for parts of
+	// messages. What is in use while messages are made is not counted.
 	CacheBytes int
 	// Log hears of nodes that cannot be encoded; nil discards.
 	Log *slog.Logger
 }
 
-// DefaultCacheBytes holds the blocks of ten thousand nodes for about thirty
-// differing classes of viewers.
+// DefaultCacheBytes holds the blocks of ten thousand nodes for about fifteen
+// wholly differing classes of viewers.
 const DefaultCacheBytes = 64 << 20
+
+// maxSpans is how many differences between two snapshots are kept. Sessions go
+// from one snapshot to the next together; those that joined or were slow come from others.
+const maxSpans = 64
 
 // A Viewer is a map session as far as its messages depend on it.
 type Viewer struct {
@@ -51,9 +57,11 @@ type Extra struct {
 type Encoder struct {
 	opts  Options
 	log   *slog.Logger
-	cache *cache
+	cache *cache // of pieces
+	spans *cache // of diffs
 	ids   atomic.Uint64
 	views views
+	known blocks
 
 	mu   sync.Mutex
 	left map[tailnet.NodeID]string // why a node was left out, as logged
@@ -72,13 +80,22 @@ func NewEncoder(o Options) *Encoder {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Encoder{
-		opts: o, log: o.Log, cache: newCache(o.CacheBytes),
-		left: map[tailnet.NodeID]string{},
+		opts: o, log: o.Log,
+		cache: newCache(o.CacheBytes/4, math.MaxInt), spans: newCache(o.CacheBytes/4, maxSpans),
+		views: views{limit: o.CacheBytes / 2, byMember: map[tailnet.NodeID]*view{}},
+		left:  map[tailnet.NodeID]string{},
 	}
 }
 
 // Stats tells how the shared parts are used.
-func (e *Encoder) Stats() Stats { return e.cache.stats() }
+func (e *Encoder) Stats() Stats {
+	s := Stats{Limit: e.opts.CacheBytes}
+	e.cache.addTo(&s)
+	e.spans.addTo(&s)
+	e.views.addTo(&s)
+	e.known.addTo(&s)
+	return s
+}
 
 // leftOut logs, once for each reason, that a node is missing in maps.
 func (e *Encoder) leftOut(n *tailnet.Node, why error) {
@@ -156,7 +173,7 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 		return m, err == nil, err
 	}
 	d := e.diff(from, to)
-	p := newPeersDelta()
+	p := new(peersDelta)
 	if !v.OmitPeers {
 		p = e.peers(d, from, to, v.ID)
 	}
@@ -167,7 +184,11 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 	if o.private() || p.has(v.ID) {
 		return e.delta(o, p, v), true, nil
 	}
-	return p.share(o.key(v.Plain), func() Message { return e.delta(o, p, v) }), true, nil
+	m, fresh := p.share(o.key(v.Plain), func() Message { return e.delta(o, p, v) })
+	if fresh {
+		e.spans.grow(diffKey{from.Version(), to.Version()}, 100+m.Len())
+	}
+	return m, true, nil
 }
 
 func (e *Encoder) delta(o *own, p *peersDelta, v Viewer) Message {

@@ -2,6 +2,7 @@ package netmap
 
 import (
 	"math/bits"
+	"runtime"
 
 	"tailscale.com/util/zstdframe"
 )
@@ -14,9 +15,15 @@ func appendFrame(b, plain []byte) []byte {
 	if len(plain) <= literalMax {
 		return appendLiteral(b, plain)
 	}
+	encoders <- struct{}{}
 	z := zstdframe.AppendEncode(nil, plain, zstdframe.WithChecksum(false))
+	<-encoders
 	return append(b, stripSize(z, len(plain))...)
 }
+
+// encoders bounds how many frames are compressed at a time: an encoder takes some
+// megabytes, and more of them than cores are no faster.
+var encoders = make(chan struct{}, runtime.GOMAXPROCS(0))
 
 // stripSize rewrites the header of a single-segment frame without checksum and
 // dictionary so that it names a window in place of the content size

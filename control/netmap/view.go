@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"weak"
 
 	"heddle/control/tailnet"
 	"heddle/policy"
@@ -66,16 +67,27 @@ type view struct {
 	solo     tailnet.NodeID   // the only node of the class, which is not in the view; zero if there are others
 	owners   []tailnet.UserID // ascending
 	profiles *piece           // of the owners, without brackets
+
+	refs int // how often it is kept; guarded by views.mu
 }
 
 // views are kept under the first few nodes of their class, since classes
 // have other numbers when the policy is compiled again.
 type views struct {
+	limit int // of used
+
 	mu       sync.Mutex
 	members  membersOf
 	byMember map[tailnet.NodeID]*view
-	blocks   int // in all of byMember, some more than once
+	used     int // about the bytes of what byMember holds
 	stored   int
+}
+
+func (vs *views) addTo(s *Stats) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	s.Bytes += vs.used
+	s.Items += len(vs.byMember)
 }
 
 // membersOf are the first few nodes of each class of a compiled policy.
@@ -144,41 +156,54 @@ func (e *Encoder) relative(s *tailnet.Snapshot, ids []tailnet.NodeID) *view {
 	return nil
 }
 
-// Bounds on what is kept. Blocks are mostly shared; one that is not takes
-// about 6 KB. A view holds on to its snapshot and so to a compiled policy.
-const (
-	maxViewBlocks = 1 << 15
-	maxViewAge    = 256 // snapshots, if the policy was compiled anew since
-)
+// maxViewAge bounds how old a view may be, in snapshots, if the policy was
+// compiled anew since: it holds on to its snapshot and so to the old compilation.
+const maxViewAge = 256
 
 func (vs *views) keep(ids []tailnet.NodeID, v *view) {
-	if vs.byMember == nil {
-		vs.byMember = map[tailnet.NodeID]*view{}
-	}
 	for _, id := range ids {
 		vs.drop(id)
 		vs.byMember[id] = v
-		vs.blocks += len(v.blocks)
+	}
+	if v.refs = len(ids); v.refs > 0 {
+		vs.used += v.cost()
+		for _, b := range v.blocks {
+			if b.refs++; b.refs == 1 {
+				vs.used += b.cost()
+			}
+		}
 	}
 	vs.stored++
 	sweep := vs.stored%64 == 0
 	for id, old := range vs.byMember {
-		if !sweep && vs.blocks <= maxViewBlocks {
+		if !sweep && vs.used <= vs.limit {
 			break
 		}
 		stale := old.s.Policy().Compiled != v.s.Policy().Compiled && old.s.Version()+maxViewAge < v.s.Version()
-		if stale || vs.blocks > maxViewBlocks && old != v {
+		if stale || vs.used > vs.limit && old != v {
 			vs.drop(id)
 		}
 	}
 }
 
 func (vs *views) drop(id tailnet.NodeID) {
-	if old := vs.byMember[id]; old != nil {
-		vs.blocks -= len(old.blocks)
-		delete(vs.byMember, id)
+	old := vs.byMember[id]
+	if old == nil {
+		return
+	}
+	delete(vs.byMember, id)
+	if old.refs--; old.refs > 0 {
+		return
+	}
+	vs.used -= old.cost()
+	for _, b := range old.blocks {
+		if b.refs--; b.refs == 0 {
+			vs.used -= b.cost()
+		}
 	}
 }
+
+func (v *view) cost() int { return 500 + 8*len(v.blocks) + 8*len(v.owners) }
 
 // nextView derives a view from another of the same class. It costs what
 // changed, if that is not too much.
@@ -212,6 +237,7 @@ func (e *Encoder) nextView(at *vantage, old *view) *view {
 // amend returns a view with other sights of some nodes, nil where there is none any more.
 func (e *Encoder) amend(at *vantage, old *view, dirty map[tailnet.NodeID]*sight) *view {
 	next := *old
+	next.refs = 0
 	next.s = at.s
 	next.solo = at.solo()
 	next.blocks = slices.Clone(old.blocks)
@@ -235,7 +261,7 @@ func (e *Encoder) amend(at *vantage, old *view, dirty map[tailnet.NodeID]*sight)
 		}
 	}
 	for i, list := range moved {
-		next.blocks[i] = next.blocks[i].with(list)
+		next.blocks[i] = e.with(next.blocks[i], list)
 	}
 	return &next
 }
@@ -332,7 +358,12 @@ type block struct {
 
 	once sync.Once
 	z    []byte
+
+	refs int // of the views that are kept; guarded by views.mu
 }
+
+// cost is about the bytes that it takes: a peer compresses to about a hundred.
+func (b *block) cost() int { return 200 + 170*len(b.peers) }
 
 // sightKey is the part of a sight that changes often.
 type sightKey struct {
@@ -353,12 +384,46 @@ func (e *Encoder) block(base string, peers []sight, lo, span tailnet.NodeID) *bl
 	for _, a := range peers {
 		key.hash = key.hash*0x100000001b3 ^ maphash.Comparable(seed, sightKey{a.node.ID, a.node.Report, a.node.Status.Online}) + uint64(len(a.caps)+len(a.routes)<<8)
 	}
-	if b, ok := e.cache.get(key).(*block); ok && slices.EqualFunc(b.peers, peers, sight.equal) {
+	return e.known.get(key, func(b *block) bool { return slices.EqualFunc(b.peers, peers, sight.equal) }, func() *block {
+		return &block{base: base, lo: lo, span: span, peers: slices.Clone(peers)}
+	})
+}
+
+// blocks are those that something holds, to be shared by content: views, deltas, and messages
+// under way. What nothing else holds is not kept.
+type blocks struct {
+	mu           sync.Mutex
+	m            map[blockKey]weak.Pointer[block]
+	sweep        int // size of m at which the entries of dead blocks are removed
+	hits, misses uint64
+}
+
+// get returns the block of that key if it is the one, else what make returns.
+func (k *blocks) get(key blockKey, same func(*block) bool, make func() *block) *block {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if b := k.m[key].Value(); b != nil && same(b) {
+		k.hits++
 		return b
 	}
-	b := &block{base: base, lo: lo, span: span, peers: slices.Clone(peers)}
-	e.cache.put(key, b, 200+200*len(peers)) // a peer compresses to about a hundred bytes
+	k.misses++
+	b := make()
+	if len(k.m) >= k.sweep {
+		maps.DeleteFunc(k.m, func(_ blockKey, p weak.Pointer[block]) bool { return p.Value() == nil })
+		k.sweep = max(1000, 2*len(k.m))
+	}
+	if k.m == nil {
+		k.m = map[blockKey]weak.Pointer[block]{}
+	}
+	k.m[key] = weak.Make(b)
 	return b
+}
+
+func (k *blocks) addTo(s *Stats) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s.Hits += k.hits
+	s.Misses += k.misses
 }
 
 // compare tells on which side of the block an ID lies; 0 is inside.
@@ -377,18 +442,18 @@ func (b *block) find(id tailnet.NodeID) (int, bool) {
 }
 
 // with returns the block with other sights of some of its peers.
-func (b *block) with(fresh []*sight) *block {
-	out := &block{base: b.base, lo: b.lo, span: b.span, peers: slices.Clone(b.peers)}
+func (e *Encoder) with(b *block, fresh []*sight) *block {
+	peers := slices.Clone(b.peers)
 	same := true
 	for _, a := range fresh {
 		i, _ := b.find(a.node.ID)
 		same = same && b.peers[i].equal(*a)
-		out.peers[i] = *a
+		peers[i] = *a
 	}
 	if same {
 		return b
 	}
-	return out
+	return e.block(b.base, peers, b.lo, b.span)
 }
 
 // appendTo writes the peers, separated by commas, without one of them.
