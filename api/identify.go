@@ -108,20 +108,18 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 			"API keys are not accepted over an unencrypted connection: use TLS, and consider this key seen by others")
 	}
 	now := s.opts.Now()
-	if !s.failed.allow(addr, now) {
-		return none, status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute")
-	}
 	secret, ok := bearer(r.Header.Values("Authorization"))
 	if !ok {
-		s.failed.add(addr, now)
-		return none, status.Error(codes.Unauthenticated,
-			"this server wants an API key (`authorization: Bearer tskey-api-…`); make one with `heddle apikeys create` on the server")
+		return none, s.noKey(addr, now, status.Error(codes.Unauthenticated,
+			"this server wants an API key (`authorization: Bearer tskey-api-…`); make one with `heddle apikeys create` on the server"))
 	}
 	key, err := s.snapshot().FindAPIKey(secret, now)
 	if err != nil {
-		s.failed.add(addr, now)
-		s.log.Warn("api key refused", "from", addr, "err", err)
-		return none, status.Error(codes.Unauthenticated, tailnet.Message(err))
+		refusal := s.noKey(addr, now, status.Error(codes.Unauthenticated, tailnet.Message(err)))
+		if status.Code(refusal) == codes.Unauthenticated {
+			s.log.Warn("api key refused", "from", addr, "err", err)
+		}
+		return none, refusal
 	}
 	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, Role: key.Role, From: addr.String()}
 	if !mayRead(actor) {
@@ -134,6 +132,17 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 		})
 	}
 	return actor, err
+}
+
+// noKey answers a call without a valid API key: with the refusal or, if there were
+// too many from that address, without a word about the key. The limit is on guesses alone: who has a
+// key is served, whoever else calls from the same address.
+func (s *Server) noKey(addr netip.Addr, now time.Time, refusal error) error {
+	if !s.failed.allow(addr, now) {
+		return status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute")
+	}
+	s.failed.add(addr, now)
+	return refusal
 }
 
 // bearer returns the token of an authorization header. Its scheme is

@@ -8,9 +8,8 @@ import (
 )
 
 const (
-	// failBurst calls without a valid key are let through at once, and one more
-	// per failRefill: a mistyped key does not lock anybody out, and a guesser
-	// gets nowhere.
+	// failBurst calls without a valid key are answered and logged at once, and one more
+	// per failRefill: who mistypes a key is told, and a guesser gets nowhere.
 	failBurst  = 10
 	failRefill = 6 * time.Second
 	// maxFailing bounds the addresses that are remembered, since strangers
