@@ -58,15 +58,24 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	return s.follow(ctx, c, ss, snap, req.KeepAlive)
 }
 
-// disconnect notes the end of a stream, in any case: otherwise the node would be
-// online for ever. Only a server that stops does not wait for a writer that hangs.
+// disconnect notes the end of a stream, in any case and however long it takes: otherwise
+// the node would be online for ever. Only a server that stops gives up, since presence does not
+// survive a restart.
 func (s *Server) disconnect(ctx context.Context, c *call, id tailnet.NodeID) {
-	for {
+	const longest = 10 * time.Second
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, longest) {
 		attempt, cancel := context.WithTimeout(ctx, leaveTime)
 		_, err := s.state.Update(attempt, c.actor(), func(tx *tailnet.Tx) error { tx.Disconnect(id); return nil })
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || s.hub.stopping() {
+		if err == nil || errors.Is(err, tailnet.ErrStopped) || s.hub.stopping() {
 			return
+		}
+		if s.throttle.told.allow("disconnect") {
+			s.log.Warn("the end of a stream cannot be noted; will retry", "node", id, "err", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-s.hub.over: // once more
 		}
 	}
 }
