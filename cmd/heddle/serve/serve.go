@@ -131,34 +131,61 @@ func (s *server) build() error {
 
 // run runs the parts until ctx ends or one of them fails.
 func (s *server) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
 	// The writer outlives those who still have something to say when they stop.
-	parts, partsDone := errgroup.WithContext(ctx)
 	writer, stopWriter := context.WithCancel(context.WithoutCancel(ctx))
-	g.Go(func() error { return s.state.Run(writer) })
-	g.Go(func() error {
-		defer stopWriter()
-		s.start(partsDone, parts)
-		return stopped(parts.Wait())
-	})
-	if err := s.pinConfig(ctx); err != nil {
+	defer stopWriter()
+	written := make(chan error, 1)
+	go func() { written <- s.state.Run(writer) }()
+	if err := s.prepare(ctx); err != nil {
+		s.closeSockets()
 		stopWriter()
-		return errors.Join(err, g.Wait())
+		return errors.Join(err, <-written)
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	s.start(ctx, g)
 	s.welcome()
 	if s.Ready != nil {
 		s.Ready()
 	}
 	done := make(chan error, 1)
-	go func() { done <- g.Wait() }()
+	go func() {
+		err := g.Wait()
+		stopWriter()
+		done <- errors.Join(stopped(err), <-written)
+	}()
 	<-ctx.Done()
 	s.Log.Info("stopping")
 	select {
 	case err := <-done:
-		return stopped(err)
+		return err
 	case <-time.After(stopLimit):
 		return errors.New("some connections did not end in time; nothing is lost")
 	}
+}
+
+// prepare sets what no client may miss in its first map.
+func (s *server) prepare(ctx context.Context) error {
+	if err := s.pinConfig(ctx); err != nil {
+		return err
+	}
+	if err := s.update(ctx, "DERP map", func(tx *tailnet.Tx) error { return tx.SetDERPMap(s.sources.Map()) }); err != nil {
+		return err
+	}
+	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
+		data, err := readBounded(path)
+		s.setRecords(ctx, data, err)
+	}
+	path := s.cfg.Policy.Path
+	if path == "" {
+		return nil
+	}
+	data, err := readBounded(path)
+	s.setPolicy(ctx, data, err)
+	if _, err := s.sockets.files.refused(path); err != nil && s.state.Snapshot().Policy().Source == "" {
+		// Without any policy everything would be allowed, which this admin does not want.
+		return fmt.Errorf("policy.path: %s cannot be used, and there is no earlier policy to go on with: %w", path, err)
+	}
+	return nil
 }
 
 // start starts every part but the writer.
@@ -213,7 +240,7 @@ func (s *server) health(ctx context.Context) []api.Part {
 	stats := s.control.Stats()
 	snap := s.state.Snapshot()
 	parts := []api.Part{
-		part("database", s.db.Ping(ctx), ""),
+		part("database", errors.Join(s.db.Ping(ctx), s.state.Trouble()), ""),
 		part("policy", s.policyHealth(snap.Policy()), ""),
 		part("clients", nil, fmt.Sprintf("%d connected, %d known", stats.Streams, snap.NumNodes())),
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"heddle/derp"
@@ -24,6 +25,8 @@ import (
 // streams, relayed connections) has left it by then and has bounds of its own.
 const (
 	headerTimeout = 10 * time.Second
+	bodyTimeout   = 30 * time.Second
+	answerTimeout = time.Minute
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
 )
@@ -116,10 +119,15 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("unix_socket: %w", err)
 	}
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("unix_socket: %s exists and is no socket; choose another path, or remove it", path)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("unix_socket: %w", err)
 	}
+	umask := syscall.Umask(0o177) // nobody else gets in before the mode is set
 	l, err := net.Listen("unix", path)
+	syscall.Umask(umask)
 	if err != nil {
 		return nil, fmt.Errorf("unix_socket: %w", err)
 	}
@@ -158,9 +166,13 @@ func (s *server) serveSockets(ctx context.Context, g *errgroup.Group) {
 // serve runs one HTTP server until ctx ends. The public ones speak TLS if there
 // is a certificate; the private one never does.
 func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Handler) {
+	guard := newGuard(s.cfg.TrustedProxies, s.Log)
 	srv := &http.Server{
-		Handler:           h,
+		Handler:           guard.behindProxies(h),
+		ConnState:         guard.connState,
 		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       bodyTimeout,
+		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // strangers' broken handshakes
