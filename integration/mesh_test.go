@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,11 +29,28 @@ type mesh struct {
 
 // newMesh starts a lab with heddle and the user alice.
 func newMesh(t *testing.T) *mesh {
+	dependOnSources(t)
 	l := lab.New(t)
 	m := &mesh{lab: l, inet: l.Internet()}
 	m.server = newServer(t, l, m.inet)
 	m.server.must(t, "users", "create", "alice")
 	return m
+}
+
+// dependOnSources lists the module's directories. The go command repeats the result of an earlier
+// run if nothing changed that the test imports or looks at; it does not know that the test builds
+// heddle, and would call a broken server well.
+func dependOnSources(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && path != ".." && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // client makes a stock client on a host and starts its daemon; it is not logged in.

@@ -111,6 +111,19 @@ func (h *Host) BlockUDP() {
 		}`)
 }
 
+// Drop makes the host drop every packet that comes from an address.
+func (h *Host) Drop(from netip.Addr) {
+	h.lab.t.Helper()
+	family := "ip"
+	if from.Is6() {
+		family = "ip6"
+	}
+	h.nft(fmt.Sprintf(`
+		table inet drops {
+			chain input { type filter hook input priority -10; %s saddr %s drop; }
+		}`, family, from))
+}
+
 func (h *Host) nft(rules string) {
 	h.lab.t.Helper()
 	h.mustRun("nft", rules)
