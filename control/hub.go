@@ -21,6 +21,7 @@ import (
 type hub struct {
 	feed  *feed
 	wheel *wheel
+	maps  gate
 
 	mu     sync.Mutex
 	slots  map[tailnet.NodeID]*slot
@@ -66,7 +67,7 @@ func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
 }
 
 func newHub(state *tailnet.State) *hub {
-	return &hub{feed: newFeed(state), wheel: newWheel(), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
+	return &hub{feed: newFeed(state), wheel: newWheel(), maps: newMapGate(), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
 }
 
 // enter makes ss the live session of its node, unless it must be held back: then it

@@ -40,16 +40,12 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	if live != nil && !s.hold(ctx, c, ss, live) {
 		return nil
 	}
-	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { return tx.Connect(ss.node) })
-	if err != nil {
+	if _, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error { return tx.Connect(ss.node) }); err != nil {
 		return err
 	}
 	defer s.disconnect(context.WithoutCancel(ctx), c, n.ID)
-	m, err := s.maps.Full(snap, v, s.now())
-	if err != nil {
-		return err
-	}
-	if err := s.send(c, m); err != nil {
+	snap, err := s.firstMap(ctx, c, ss)
+	if snap == nil {
 		return err
 	}
 	ss.has.Store(snap.Version())

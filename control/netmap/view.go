@@ -358,12 +358,24 @@ type block struct {
 
 	once sync.Once
 	z    []byte
+	cuts [blockLen / cutLen]cut
 
 	refs int // of the views that are kept; guarded by views.mu
 }
 
+// A cut is a part of a block as a frame of its own. The maps of those who are in the block
+// consist of all the others: a viewer is not its own peer.
+type cut struct {
+	once sync.Once
+	z    []byte
+}
+
+// cutLen is the number of peers in a cut. Fewer compress worse, more are more to
+// compress again for each viewer.
+const cutLen = 8
+
 // cost is about the bytes that it takes: a peer compresses to about a hundred.
-func (b *block) cost() int { return 200 + 170*len(b.peers) }
+func (b *block) cost() int { return 600 + 330*len(b.peers) }
 
 // sightKey is the part of a sight that changes often.
 type sightKey struct {
@@ -458,8 +470,12 @@ func (e *Encoder) with(b *block, fresh []*sight) *block {
 
 // appendTo writes the peers, separated by commas, without one of them.
 func (b *block) appendTo(text []byte, without tailnet.NodeID) []byte {
+	return b.appendRun(text, b.peers, without)
+}
+
+func (b *block) appendRun(text []byte, run []sight, without tailnet.NodeID) []byte {
 	first := true
-	for _, a := range b.peers {
+	for _, a := range run {
 		if a.node.ID == without {
 			continue
 		}
@@ -478,6 +494,31 @@ func (b *block) frame() []byte {
 	return b.z
 }
 
+// without writes all peers but one.
+func (k *block) without(b *builder, id tailnet.NodeID) {
+	at, _ := k.find(id)
+	first := true
+	for i := 0; i < len(k.peers); i += cutLen {
+		run := k.peers[i:min(i+cutLen, len(k.peers))]
+		own := at/cutLen == i/cutLen
+		if own && len(run) == 1 {
+			continue
+		}
+		if !first {
+			b.string(",")
+		}
+		first = false
+		if own {
+			b.text = k.appendRun(b.text, run, id)
+			continue
+		}
+		c := &k.cuts[i/cutLen]
+		c.once.Do(func() { c.z = appendFrame(nil, k.appendRun(nil, run, 0)) })
+		b.flush()
+		b.part(c.z)
+	}
+}
+
 // inlineBlock is the number of peers up to which a block is compressed
 // with the text around it.
 const inlineBlock = 2
@@ -494,7 +535,14 @@ func (b *builder) blocks(list []*block, viewer tailnet.NodeID) {
 			b.string(",")
 		}
 		first = false
-		if cut || b.plain || len(k.peers) <= inlineBlock {
+		switch {
+		case b.plain || len(k.peers) <= inlineBlock:
+			b.text = k.appendTo(b.text, viewer)
+			continue
+		case cut && len(k.peers) > 2*cutLen:
+			k.without(b, viewer)
+			continue
+		case cut:
 			b.text = k.appendTo(b.text, viewer)
 			continue
 		}
