@@ -2,14 +2,12 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"heddle/control/noise"
+	"heddle/control/pending"
 	"heddle/control/tailnet"
 
 	"github.com/go-chi/chi/v5"
@@ -38,9 +36,19 @@ func (s *Server) machineRoutes() http.Handler {
 type call struct {
 	conn    *noise.Conn
 	machine key.MachinePublic
+	known   bool              // the machine owned a node when the request came
 	snap    *tailnet.Snapshot // as of the start of the request
 	w       http.ResponseWriter
 	rc      *http.ResponseController
+}
+
+// cause is whom limits and log lines count for: a machine that owns a node,
+// or else an address, since strangers make up machine keys.
+func (c *call) cause() string {
+	if c.known {
+		return c.machine.String()
+	}
+	return pending.Group(c.conn.Remote()).String()
 }
 
 // actor is the client, as the audit log knows it.
@@ -65,14 +73,15 @@ func errOtherMachine(k key.NodePublic) error {
 	return tailnet.Errorf(tailnet.Denied, "node key %s does not belong to this device; run `tailscale logout` and log in again", k.ShortString())
 }
 
-// bodyTime is how long a client may take to send a request's body.
-const bodyTime = 30 * time.Second
-
 // retryAfter is what an overloaded server asks of clients, in seconds. They add
 // no jitter of their own, but their requests are spread already.
 const retryAfter = "10"
 
-var errBusy = tailnet.Errorf(tailnet.Exhausted, "the server is busy; try again in a few seconds")
+var (
+	errBusy = tailnet.Errorf(tailnet.Exhausted, "the server is busy; try again in a few seconds")
+	// errTooOften is for one who keeps all others busy.
+	errTooOften = tailnet.Errorf(tailnet.Exhausted, "this device changes too often; try again in a few seconds")
+)
 
 // endpoint adapts a function to HTTP: it decodes the JSON body, says who is
 // asking, maps errors to statuses, and logs them once. The function writes its
@@ -81,6 +90,7 @@ func endpoint[Req any](s *Server, serve func(context.Context, *call, *Req) error
 	return func(w http.ResponseWriter, r *http.Request) {
 		conn := noise.FromContext(r.Context())
 		c := &call{conn: conn, machine: conn.Peer(), w: w, rc: http.NewResponseController(w)}
+		c.known = len(s.state.Snapshot().NodesByMachine(c.machine)) > 0
 		var req Req
 		err := s.decode(c, r, &req)
 		if err == nil {
@@ -91,34 +101,6 @@ func endpoint[Req any](s *Server, serve func(context.Context, *call, *Req) error
 			s.fail(c, r, err)
 		}
 	}
-}
-
-// decode reads the body, in bounded time and space.
-func (s *Server) decode(c *call, r *http.Request, into any) error {
-	busy := time.NewTimer(5 * time.Second)
-	defer busy.Stop()
-	select {
-	case s.decoding <- struct{}{}:
-		defer func() { <-s.decoding }()
-	case <-busy.C:
-		return errBusy
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
-	c.rc.SetReadDeadline(time.Now().Add(bodyTime))
-	body, err := io.ReadAll(http.MaxBytesReader(c.w, r.Body, s.limits.Body))
-	c.rc.SetReadDeadline(time.Time{})
-	var tooBig *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooBig):
-		return &tailnet.Error{Code: tailnet.Invalid, Msg: "the request's body is too large", Err: err}
-	case err != nil:
-		return &tailnet.Error{Code: tailnet.Invalid, Msg: "the request's body did not arrive", Err: err}
-	}
-	if err := json.Unmarshal(body, into); err != nil {
-		return &tailnet.Error{Code: tailnet.Invalid, Msg: "the request's body is not the JSON that was expected", Err: err}
-	}
-	return nil
 }
 
 // statuses is the one table from error codes to HTTP.
@@ -133,17 +115,20 @@ var statuses = map[tailnet.Code]int{
 }
 
 // fail answers with an error and logs it. A client that keeps asking the same
-// is heard once in ten minutes.
+// is heard once in ten minutes; our own faults have a limit of their own, which
+// nobody else can use up.
 func (s *Server) fail(c *call, r *http.Request, err error) {
 	code := tailnet.CodeOf(err)
-	level := slog.LevelInfo
+	level, tell := slog.LevelInfo, false
 	switch {
 	case errors.Is(err, tailnet.ErrStopped):
-		level = slog.LevelDebug // every client of a server that is told to stop
+		level, tell = slog.LevelDebug, true // every client of a server that is told to stop
 	case code == tailnet.Internal, code == tailnet.Unavailable:
-		level = slog.LevelError
+		level, tell = slog.LevelError, s.throttle.faults.allow(r.URL.Path)
+	default:
+		tell = s.throttle.told.allow(c.cause() + r.URL.Path + code.String())
 	}
-	if s.throttle.told.allow(c.machine.String() + r.URL.Path + code.String()) {
+	if tell {
 		s.log.Log(r.Context(), level, "request refused", "path", r.URL.Path, "machine", c.machine.ShortString(),
 			"remote", c.conn.Remote(), "code", code, "err", err)
 	}

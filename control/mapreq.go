@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"heddle/control/netmap"
+	"heddle/control/pending"
 	"heddle/control/tailnet"
 
 	"tailscale.com/tailcfg"
@@ -21,27 +22,29 @@ func (s *Server) serveMap(ctx context.Context, c *call, req *tailcfg.MapRequest)
 	viewer := netmap.Viewer{CapVer: req.Version, Plain: req.Compress != "zstd", OmitPeers: req.OmitPeers}
 	n, err := c.node(req.NodeKey)
 	if err != nil {
-		if grave := c.snap.Tombstone(req.NodeKey); n == nil && grave != nil && grave.Machine == c.machine {
+		grave := c.snap.Tombstone(req.NodeKey)
+		switch {
+		case tailnet.CodeOf(err) != tailnet.NotFound || req.NodeKey.IsZero():
+			return err
+		case grave == nil:
+			return s.serveUnknown(ctx, c, req, viewer)
+		case grave.Machine == c.machine:
 			return s.serveGone(ctx, c, req, grave, viewer)
 		}
 		return err
 	}
 	c.conn.Vouch()
 	viewer.ID = n.ID
+	if (req.Stream || !req.OmitPeers) && !s.throttle.maps.allow(c.machine) {
+		return errTooOften
+	}
 	if req.Stream {
 		// Whatever it says of the client may be older than what a lite update said.
 		return s.stream(ctx, c, n, req, viewer)
 	}
 	snap := c.snap
 	if !req.ReadOnly {
-		// If the client has given up waiting, what it said is stale: the
-		// writer skips updates whose context has ended.
-		snap, err = s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
-			return tx.Report(n.ID, tailnet.Update{
-				Disco: req.DiscoKey, Endpoints: req.Endpoints, Hostinfo: req.Hostinfo, CapVer: req.Version,
-			})
-		})
-		if err != nil {
+		if snap, err = s.report(ctx, c, n.ID, req); err != nil {
 			return err
 		}
 		if req.OmitPeers {
@@ -56,6 +59,42 @@ func (s *Server) serveMap(ctx context.Context, c *call, req *tailcfg.MapRequest)
 	return s.send(c, m)
 }
 
+// report takes over what a client says of itself. One that changes all the time is
+// refused now and then, but not what it said last: clients repeat what was refused.
+func (s *Server) report(ctx context.Context, c *call, id tailnet.NodeID, req *tailcfg.MapRequest) (*tailnet.Snapshot, error) {
+	// If the client has given up waiting, what it said is stale: the
+	// writer skips updates whose context has ended.
+	return s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
+		before := tx.Snapshot().Node(id)
+		err := tx.Report(id, tailnet.Update{
+			Disco: req.DiscoKey, Endpoints: req.Endpoints, Hostinfo: req.Hostinfo, CapVer: req.Version,
+		})
+		if err == nil && tx.Snapshot().Node(id) != before && !s.throttle.changes.allow(c.machine) {
+			return errTooOften
+		}
+		return err
+	})
+}
+
+// serveUnknown answers a device whose node key nobody knows, say because the server
+// was set up anew: it is told to log in again like one whose node is gone. Strangers can do this, so
+// it is limited, and one stream of a connection stays open.
+func (s *Server) serveUnknown(ctx context.Context, c *call, req *tailcfg.MapRequest, v netmap.Viewer) error {
+	if !s.throttle.ghosts.allow(pending.Group(c.conn.Remote())) {
+		return errBusy
+	}
+	if req.Stream {
+		if !s.intake.ghosts.enter(c.conn, 1) {
+			return errBusy
+		}
+		defer s.intake.ghosts.leave(c.conn)
+	}
+	const nobody tailnet.NodeID = 1 << 52 // beyond what is ever given, but exact in any client's arithmetic
+	return s.serveGone(ctx, c, req, &tailnet.Tombstone{
+		Key: req.NodeKey, Machine: c.machine, Node: nobody, StableID: "unknown", Name: "unknown",
+	}, v)
+}
+
 // goneHold is how long the stream of a client whose node is gone stays open: it would come
 // back in milliseconds, and what it was told cannot change.
 const goneHold = 5 * time.Minute
@@ -67,13 +106,14 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 		c.w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	if s.throttle.told.allow("gone" + t.Key.String()) {
+	if s.throttle.told.allow("gone" + c.cause()) {
 		s.log.Info("a device whose node is gone was told to log in again", "name", t.Name, "node", t.Node, "remote", c.conn.Remote())
 	}
 	v.ID = t.Node
 	if err := s.send(c, s.maps.Gone(t, v, s.now())); err != nil || !req.Stream {
 		return err
 	}
+	c.snap, *req = nil, tailcfg.MapRequest{}
 	end := time.NewTimer(goneHold)
 	defer end.Stop()
 	for {

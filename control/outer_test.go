@@ -2,11 +2,13 @@ package control_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"heddle/control"
@@ -73,14 +75,48 @@ func TestVerify(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, _ string) {
-		if w := ask(s, "GET", "/health", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "pass") {
-			t.Errorf("%d %s", w.Code, w.Body)
+	st := &stuckStore{}
+	scenario(t, controltest.Config{Store: st}, func(t *testing.T, s *controltest.Server, _ string) {
+		health := func(when string, want int) {
+			t.Helper()
+			began := time.Now()
+			w := ask(s, "GET", "/health", "")
+			word := map[int]string{200: `"pass"`, 503: `"fail"`}[want]
+			if w.Code != want || !strings.Contains(w.Body.String(), word) || time.Since(began) > 0 {
+				t.Errorf("%s: %d %s after %v, want %d at once", when, w.Code, w.Body, time.Since(began), want)
+			}
 		}
+		change := func() error {
+			_, err := s.State.Update(t.Context(), tailnet.Actor{Kind: tailnet.LocalCLI}, func(tx *tailnet.Tx) error {
+				_, err := tx.CreateUser(tailnet.User{Name: "bob"})
+				return err
+			})
+			return err
+		}
+		health("all is well", 200)
+		st.FailWith(errors.New("disk full"))
+		if change() == nil {
+			t.Error("the store did not fail")
+		}
+		health("commits fail", 503)
+		st.FailWith(nil)
+		time.Sleep(time.Minute)
+		health("the disk has room again", 200)
+
+		release := st.hang()
+		done := make(chan error)
+		go func() { done <- change() }()
+		synctest.Wait()
+		health("a commit is under way", 200)
+		time.Sleep(20 * time.Second)
+		health("a commit hangs", 503)
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		health("it hangs no more", 200)
 		s.Stop()
-		if w := ask(s, "GET", "/health", ""); w.Code != http.StatusServiceUnavailable {
-			t.Errorf("stopped: %d %s", w.Code, w.Body)
-		}
+		health("stopped", 503)
 	})
 }
 
@@ -150,6 +186,32 @@ func TestPageIsRateLimited(t *testing.T) {
 		time.Sleep(time.Minute)
 		if got := ask(s, "GET", "/register/x", "").Code; got != 404 {
 			t.Errorf("a minute later: %d", got)
+		}
+	})
+}
+
+// TestPageLimitGroupsAddresses: one site has as many IPv6 addresses as it likes.
+func TestPageLimitGroupsAddresses(t *testing.T) {
+	scenario(t, controltest.Config{Limits: control.Limits{PageRate: 20}}, func(t *testing.T, s *controltest.Server, _ string) {
+		get := func(from string) int {
+			r := httptest.NewRequest("GET", "http://heddle.test/register/x", nil)
+			r.RemoteAddr = from
+			w := httptest.NewRecorder()
+			s.Handler.ServeHTTP(w, r)
+			return w.Code
+		}
+		codes := map[int]int{}
+		for i := range 50 {
+			codes[get(fmt.Sprintf("[2001:db8::%x]:1", i))]++
+		}
+		if codes[404] != 20 || codes[429] != 30 {
+			t.Errorf("%v", codes)
+		}
+		for i := range 20000 { // more than are remembered
+			get(fmt.Sprintf("[2001:db8:%x::1]:1", i+1))
+		}
+		if got := get("198.51.100.77:5"); got != 404 {
+			t.Errorf("a person elsewhere: %d", got)
 		}
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 
+	"heddle/control/pending"
+
 	"github.com/go-chi/chi/v5"
 )
 
@@ -80,7 +82,7 @@ func (s *Server) servePageStatus(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) pageAllowed(w http.ResponseWriter, r *http.Request) bool {
 	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
-	if s.throttle.pages.allow(ap.Addr().String()) {
+	if s.throttle.pages.allow(pending.Group(ap.Addr())) {
 		return true
 	}
 	w.Header().Set("Retry-After", "60")

@@ -6,7 +6,9 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strings"
 
+	"heddle/control/pending"
 	"heddle/control/tailnet"
 
 	"tailscale.com/tailcfg"
@@ -16,18 +18,19 @@ import (
 // register serves /machine/register. A refusal that the person at the device can
 // act on must be a 200 with an Error: clients show nothing of other answers.
 func (s *Server) register(ctx context.Context, c *call, req *tailcfg.RegisterRequest) error {
+	k := req.NodeKey // req does not outlive a wait for a person
 	resp, err := s.login(ctx, c, req)
 	switch code := tailnet.CodeOf(err); {
 	case err == nil:
-	case gone(ctx, err), errors.Is(err, errBusy):
+	case gone(ctx, err), errors.Is(err, errBusy), errors.Is(err, errTooOften):
 		return err
 	case code == tailnet.Internal, code == tailnet.Unavailable:
 		return err
 	case errors.Is(err, tailnet.ErrStaleKey):
 		resp = &tailcfg.RegisterResponse{NodeKeyExpired: true}
 	default:
-		if s.throttle.told.allow("login" + c.machine.String()) {
-			s.log.Info("login refused", "machine", c.machine.ShortString(), "node_key", req.NodeKey.ShortString(), "remote", c.conn.Remote(), "err", err)
+		if s.throttle.told.allow("login" + c.cause()) {
+			s.log.Info("login refused", "machine", c.machine.ShortString(), "node_key", k.ShortString(), "remote", c.conn.Remote(), "err", err)
 		}
 		resp = &tailcfg.RegisterResponse{Error: tailnet.Message(err)}
 	}
@@ -55,7 +58,7 @@ func (s *Server) login(ctx context.Context, c *call, req *tailcfg.RegisterReques
 	case req.Auth != nil && req.Auth.AuthKey != "":
 		return s.loginWithAuthKey(ctx, c, req)
 	}
-	return s.sendToPage(c, req)
+	return s.sendToPage(c, registration(c, req))
 }
 
 // endLogin serves a request that sets an expiry. One in the past (clients send
@@ -63,6 +66,9 @@ func (s *Server) login(ctx context.Context, c *call, req *tailcfg.RegisterReques
 // its profile.
 func (s *Server) endLogin(ctx context.Context, c *call, req *tailcfg.RegisterRequest) (*tailcfg.RegisterResponse, error) {
 	out := !req.Expiry.After(s.now())
+	if n := c.snap.NodeByKey(req.NodeKey); out && (n == nil || n.Machine != c.machine) {
+		return &tailcfg.RegisterResponse{NodeKeyExpired: true}, nil // without troubling the writer
+	}
 	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
 		if out {
 			return tx.Logout(c.machine, req.NodeKey)
@@ -112,19 +118,31 @@ func (s *Server) knownKey(ctx context.Context, c *call, req *tailcfg.RegisterReq
 }
 
 // followTags takes over tags that `tailscale up --advertise-tags` asks for: it
-// registers again with the same key.
+// registers again with the same key. Tags that the policy does not allow are an error, which
+// that command shows, and leave the node as it is.
 func (s *Server) followTags(ctx context.Context, c *call, req *tailcfg.RegisterRequest, n *tailnet.Node) (*tailnet.Snapshot, error) {
-	if req.Hostinfo == nil || slices.Equal(req.Hostinfo.RequestTags, n.Report.Hostinfo.RequestTags) {
+	if req.Hostinfo == nil {
 		return c.snap, nil
+	}
+	tags := tailnet.CleanHostinfo(req.Hostinfo).RequestTags
+	if slices.Equal(tags, n.Report.Hostinfo.RequestTags) {
+		return c.snap, nil
+	}
+	if !s.throttle.changes.allow(c.machine) {
+		return nil, errTooOften
 	}
 	return s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
 		old := tx.Snapshot().Node(n.ID)
-		if old == nil {
+		if old == nil || old.Status.Expired {
 			return nil
 		}
-		return tx.Report(n.ID, tailnet.Update{
+		err := tx.Report(n.ID, tailnet.Update{
 			Disco: old.Report.Disco, Endpoints: old.Report.Endpoints, Hostinfo: req.Hostinfo, CapVer: req.Version,
 		})
+		if err == nil && tx.Snapshot().Node(n.ID).Status.Expired {
+			return tailnet.Errorf(tailnet.Denied, "requested tags %s are not permitted: the policy's tagOwners must name the owner of the device; the device keeps what it has", strings.Join(tags, ", "))
+		}
+		return err
 	})
 }
 
@@ -136,6 +154,13 @@ func registration(c *call, req *tailcfg.RegisterRequest) tailnet.Registration {
 }
 
 func (s *Server) loginWithAuthKey(ctx context.Context, c *call, req *tailcfg.RegisterRequest) (*tailcfg.RegisterResponse, error) {
+	// Strangers who guess do not get as far as the writer.
+	if _, err := c.snap.FindAuthKey(req.Auth.AuthKey); err != nil {
+		return nil, err
+	}
+	if c.known && !s.throttle.changes.allow(c.machine) {
+		return nil, errTooOften
+	}
 	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
 		_, err := tx.RegisterWithAuthKey(registration(c, req), req.Auth.AuthKey)
 		return err
@@ -148,12 +173,12 @@ func (s *Server) loginWithAuthKey(ctx context.Context, c *call, req *tailcfg.Reg
 
 // sendToPage sends the device's person to a page. The device goes on with
 // its old key, if it has one, until somebody has approved the new.
-func (s *Server) sendToPage(c *call, req *tailcfg.RegisterRequest) (*tailcfg.RegisterResponse, error) {
-	l, err := s.pending.Start(registration(c, req), c.conn.Remote())
+func (s *Server) sendToPage(c *call, r tailnet.Registration) (*tailcfg.RegisterResponse, error) {
+	l, fresh, err := s.pending.Start(r, c.conn.Remote())
 	if err != nil {
 		return nil, errBusy
 	}
-	if s.throttle.told.allow("pending" + l.ID) {
+	if fresh && s.throttle.logins.allow(pending.Group(c.conn.Remote())) {
 		s.log.Info("login waits for approval", "hostname", l.Registration.Hostinfo.Hostname, "machine", c.machine.ShortString(), "remote", c.conn.Remote())
 	}
 	return &tailcfg.RegisterResponse{AuthURL: s.url.JoinPath("register", l.ID).String()}, nil
@@ -161,20 +186,25 @@ func (s *Server) sendToPage(c *call, req *tailcfg.RegisterRequest) (*tailcfg.Reg
 
 // followUp waits until the login behind the page that the device was sent to
 // is decided. One that is not known any more gets a new page instead of an error, which would
-// end the login.
+// end the login. A wait may take days, so it holds nothing of the request.
 func (s *Server) followUp(ctx context.Context, c *call, req *tailcfg.RegisterRequest) (*tailcfg.RegisterResponse, error) {
 	u, err := url.Parse(req.Followup)
 	if err != nil {
 		return nil, tailnet.Errorf(tailnet.Invalid, "the request follows up on what is not a URL")
 	}
-	if err := s.pending.Wait(ctx, path.Base(u.Path), c.machine, req.NodeKey); err != nil {
-		return nil, err
+	r := registration(c, req)
+	if w := s.pending.Join(path.Base(u.Path), c.machine, req.NodeKey); w != nil {
+		r.Hostinfo, c.snap = nil, nil
+		*req = tailcfg.RegisterRequest{}
+		if r, err = w.Wait(ctx); err != nil {
+			return nil, err
+		}
 	}
 	c.snap = s.state.Snapshot()
-	if n := c.snap.NodeByKey(req.NodeKey); n != nil && n.Machine == c.machine && !s.expired(n) {
-		return s.welcome(c.snap, c.machine, req.NodeKey)
+	if n := c.snap.NodeByKey(r.Key); n != nil && n.Machine == c.machine && !s.expired(n) {
+		return s.welcome(c.snap, c.machine, r.Key)
 	}
-	return s.sendToPage(c, req)
+	return s.sendToPage(c, r)
 }
 
 // welcome tells a device as whom it is logged in.

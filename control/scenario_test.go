@@ -196,10 +196,37 @@ func TestWrongMachine(t *testing.T) {
 		if s.Node("victim").Key != before.Key || s.Node("victim").Status.Expired || len(s.Node("victim").Report.Endpoints) > 0 || sv.Ended() {
 			t.Error("the victim was disturbed")
 		}
-		stranger := s.Client("stranger")
-		if _, err := stranger.Stream(nil); !errors.As(err, &status) || status.Status != http.StatusNotFound || !strings.Contains(status.Body, "tailscale up") {
-			t.Errorf("unknown node: %v, want 404 that says what to do", err)
+	})
+}
+
+// TestUnknownDevice: a device whose node nobody knows, say because the server was set up
+// anew, must come to ask its person to log in. After an error it would stay "Running".
+func TestUnknownDevice(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		c := s.Client("ghost")
+		st := c.MustStream()
+		if n := st.Netmap().Self; n.Key != c.Node.Public() || n.ID <= 0 || !n.MachineAuthorized || n.KeyExpiry.IsZero() || !n.KeyExpiry.Before(time.Now()) {
+			t.Errorf("%+v; want itself, expired", n)
 		}
+		if err := c.Report(t.Context(), nil); err != nil {
+			t.Errorf("lite update: %v", err)
+		}
+		var status *controltest.StatusError
+		if _, err := c.Stream(nil); !errors.As(err, &status) || status.Status != http.StatusTooManyRequests {
+			t.Errorf("second stream of one connection: %v, want 429", err)
+		}
+		if _, err := c.Stream(func(r *tailcfg.MapRequest) { r.NodeKey = key.NodePublic{} }); !errors.As(err, &status) || status.Status != http.StatusNotFound || !strings.Contains(status.Body, "tailscale up") {
+			t.Errorf("no key at all: %v, want 404 that says what to do", err)
+		}
+		time.Sleep(time.Minute)
+		if st.Ended() {
+			t.Error("the stream ended at once: its client would hammer the server")
+		}
+		if s.State.Snapshot().NumNodes() != 0 {
+			t.Error("a node was made of nothing")
+		}
+		c.Renew()
+		c.Join(authKey).MustStream()
 	})
 }
 
@@ -456,18 +483,57 @@ func TestTaggedKey(t *testing.T) {
 }
 
 // TestAdvertiseTags: `tailscale up --advertise-tags` registers again with the same
-// node key. Tags are never applied without the policy's leave.
+// node key. Tags are never applied without the policy's leave: what was asked for in vain is shown
+// to the person, and a mistyped tag takes no device out of the tailnet.
 func TestAdvertiseTags(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		s.Update(func(tx *tailnet.Tx) error {
+			return tailnettest.SetPolicy(tx, `{"tagOwners": {"tag:web": ["alice@"], "tag:db": []}, "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}`)
+		})
+		c := s.Client("laptop").Join(authKey)
+		st := c.MustStream()
+		before := s.Node("laptop")
+		ask := func(tags ...string) *tailcfg.RegisterResponse {
+			t.Helper()
+			c.Hostinfo = c.Hostinfo.Clone()
+			c.Hostinfo.RequestTags = tags
+			resp, err := c.Register(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return resp
+		}
+		for _, tag := range []string{"tag:wbe", "tag:db"} {
+			for range 2 {
+				if resp := ask("tag:web", tag); resp.NodeKeyExpired || !strings.Contains(resp.Error, tag) {
+					t.Errorf("%s: %+v, want an error that names the tag", tag, resp)
+				}
+			}
+		}
+		if n := s.Node("laptop"); n != before || st.Ended() || len(n.Tags) > 0 {
+			t.Errorf("the device is not as it was: %+v", n)
+		}
+		if resp := ask("tag:web"); resp.Error != "" || resp.Login.LoginName != "tagged-devices" {
+			t.Errorf("%+v, want it tagged", resp)
+		}
+		if n := s.Node("laptop"); n.ID != before.ID || len(n.Tags) != 1 {
+			t.Errorf("tags %v", n.Tags)
+		}
+	})
+}
+
+// TestSetAdvertiseTags: `tailscale set --advertise-tags` tells only by a report, which cannot be
+// refused in words: the device must log in again.
+func TestSetAdvertiseTags(t *testing.T) {
 	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
 		c := s.Client("laptop").Join(authKey)
 		c.Hostinfo = c.Hostinfo.Clone()
 		c.Hostinfo.RequestTags = []string{"tag:web"}
-		resp, err := c.Register(t.Context(), nil)
-		if err != nil || !resp.NodeKeyExpired || len(s.Node("laptop").Tags) > 0 {
-			t.Fatalf("%+v, %v, tags %v; want a new login", resp, err, s.Node("laptop").Tags)
+		if err := c.Report(t.Context(), nil); err != nil || !s.Node("laptop").Status.Expired || len(s.Node("laptop").Tags) > 0 {
+			t.Fatalf("%v, %+v; want its login over", err, s.Node("laptop"))
 		}
 		c.Renew()
-		resp, err = c.Register(t.Context(), controltest.WithKey(authKey))
+		resp, err := c.Register(t.Context(), controltest.WithKey(authKey))
 		if err != nil || !strings.Contains(resp.Error, "tag:web") {
 			t.Errorf("%+v, %v, want an error that names the tag", resp, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -35,19 +36,24 @@ type Limits struct {
 	// Body bounds a request's body. A Hostinfo rarely has 10 KB; the default
 	// of 256 KB leaves room for an app connector with thousands of routes.
 	Body int64
-	// Decoding is how many bodies are read at a time: with Body it bounds the
-	// memory that slow senders hold. Default 256.
+	// StrangerBody bounds that of a machine that owns no node. Decoded it can take
+	// fourteen times as much. Default 32 KB.
+	StrangerBody int64
+	// Decoding is how many bodies are decoded at a time, of machines that own a node and
+	// of strangers each. Default 64.
 	Decoding int
 	// Write is how long the client may take to accept a map message, before
 	// what its size adds. Default 30 s; then the stream ends and is counted.
 	Write time.Duration
-	// PageRate is how many requests for login pages one address may make in a minute. Default 600.
+	// PageRate is how many requests for login pages one address (IPv6: one /64) may make in a
+	// minute, and how many devices that nobody knows are told so there. Default 600.
 	PageRate int
 }
 
 func (l Limits) withDefaults() Limits {
 	l.Body = cmp.Or(l.Body, 256<<10)
-	l.Decoding = cmp.Or(l.Decoding, 256)
+	l.StrangerBody = cmp.Or(l.StrangerBody, 32<<10)
+	l.Decoding = cmp.Or(l.Decoding, 64)
 	l.Write = cmp.Or(l.Write, 30*time.Second)
 	l.PageRate = cmp.Or(l.PageRate, 600)
 	return l
@@ -79,7 +85,7 @@ type Server struct {
 	pending  *pending.Table
 	hub      *hub
 	calls    calls
-	decoding chan struct{}
+	intake   intake
 	throttle throttle
 	counts   counters
 	pings    sync.WaitGroup // writes of pings, which may block until their connection ends
@@ -87,8 +93,30 @@ type Server struct {
 
 // throttle counts what one cause may do only so often.
 type throttle struct {
-	pages *limiter // requests for login pages, by address
-	told  *limiter // log lines, by what they are about
+	pages  *limiter[netip.Prefix] // requests for login pages, by address
+	ghosts *limiter[netip.Prefix] // map requests of devices that nobody knows, by address
+	logins *limiter[netip.Prefix] // log lines about new logins, by address
+	told   *limiter[string]       // log lines, by what they are about
+	faults *limiter[string]       // log lines about our own faults, by path
+
+	// A change of one node costs the writer and all that see it something, and a map
+	// of the whole tailnet costs its encoding: so one machine alone must not
+	// keep the others busy. Devices report about once a minute at worst.
+	changes *limiter[key.MachinePublic] // reports with news
+	maps    *limiter[key.MachinePublic] // full maps
+}
+
+func newThrottle(l Limits, now func() time.Time) throttle {
+	pageEvery := time.Minute / time.Duration(l.PageRate)
+	return throttle{
+		pages:   newLimiter[netip.Prefix](l.PageRate, pageEvery, now),
+		ghosts:  newLimiter[netip.Prefix](l.PageRate, pageEvery, now),
+		logins:  newLimiter[netip.Prefix](20, 30*time.Second, now),
+		told:    newLimiter[string](1, 10*time.Minute, now),
+		faults:  newLimiter[string](10, 6*time.Second, now),
+		changes: newLimiter[key.MachinePublic](20, time.Second, now),
+		maps:    newLimiter[key.MachinePublic](20, time.Second, now),
+	}
 }
 
 // counters are for Stats.
@@ -125,11 +153,8 @@ func New(o Options) *Server {
 		limits:   l,
 		pending:  pending.New(l.Pending, o.Now),
 		hub:      newHub(o.State),
-		decoding: make(chan struct{}, l.Decoding),
-		throttle: throttle{
-			pages: newLimiter(l.PageRate, time.Minute, o.Now),
-			told:  newLimiter(1, 10*time.Minute, o.Now),
-		},
+		intake:   newIntake(l.Decoding),
+		throttle: newThrottle(l, o.Now),
 	}
 	s.noise = noise.New(noise.Options{
 		Key:     o.NoiseKey,
@@ -209,13 +234,11 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, tailcfg.DERPAdmitClientResponse{Allow: s.Admit(req.NodePublic)})
 }
 
-// serveHealth says whether changes can happen: it asks the writer.
+// serveHealth says whether changes can happen. It asks without waiting: strangers may
+// ask as often as they like, also while a commit hangs.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-	defer cancel()
-	_, err := s.state.Update(ctx, tailnet.SystemActor("health"), func(*tailnet.Tx) error { return nil })
 	w.Header().Set("Content-Type", "application/health+json")
-	if err != nil {
+	if s.state.Trouble() != nil || s.hub.stopping() {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		io.WriteString(w, `{"status":"fail"}`+"\n")
 		return

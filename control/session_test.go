@@ -600,20 +600,3 @@ func TestSidePaths(t *testing.T) {
 		}
 	})
 }
-
-func TestOverload(t *testing.T) {
-	scenario(t, controltest.Config{Limits: control.Limits{Decoding: 1}}, func(t *testing.T, s *controltest.Server, authKey string) {
-		slow := s.Client("slow")
-		body, writer := io.Pipe()
-		go slow.Upload(t.Context(), "/machine/register", body)
-		synctest.Wait()
-		_, err := s.Client("next").Register(t.Context(), controltest.WithKey(authKey))
-		var status *controltest.StatusError
-		if !errors.As(err, &status) || status.Status != http.StatusTooManyRequests || status.Header.Get("Retry-After") == "" {
-			t.Errorf("%v, want 429 with Retry-After", err)
-		}
-		time.Sleep(time.Minute) // the slow sender has had its time
-		s.Client("next").Join(authKey)
-		writer.Close()
-	})
-}

@@ -30,6 +30,8 @@ const leaveTime = 5 * time.Second
 // stream serves a map stream until the client leaves, a newer stream takes over,
 // the node is gone, or the server stops.
 func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tailcfg.MapRequest, v netmap.Viewer) error {
+	keepAlive := req.KeepAlive
+	*req = tailcfg.MapRequest{} // it does not outlive the months that a stream may take
 	ss := newSession(n, c.conn, v)
 	live, ok := s.hub.enter(ss, s.now())
 	if !ok {
@@ -51,7 +53,7 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	ss.has.Store(snap.Version())
 	// A stream may live for months: it must not hold on to the state at its start.
 	c.snap = nil
-	return s.follow(ctx, c, ss, snap, req.KeepAlive)
+	return s.follow(ctx, c, ss, snap, keepAlive)
 }
 
 // disconnect notes the end of a stream, in any case and however long it takes: otherwise

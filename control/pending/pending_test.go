@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/netip"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,12 +32,32 @@ func device() tailnet.Registration {
 
 func start(t *testing.T, tab *pending.Table, r tailnet.Registration) pending.Login {
 	t.Helper()
-	l, err := tab.Start(r, from)
+	l, _, err := tab.Start(r, from)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
 }
+
+// wait is a request that waits for a login.
+func wait(ctx context.Context, tab *pending.Table, id string, r tailnet.Registration) <-chan error {
+	done := make(chan error, 1)
+	w := tab.Join(id, r.Machine, r.Key)
+	if w == nil {
+		done <- errNothing
+		return done
+	}
+	go func() {
+		got, err := w.Wait(ctx)
+		if err == nil && (got.Machine != r.Machine || got.Key != r.Key || got.Hostinfo == nil) {
+			err = errors.New("got another device's registration")
+		}
+		done <- err
+	}()
+	return done
+}
+
+var errNothing = errors.New("there is nothing to wait for")
 
 func TestSameDeviceKeepsItsLogin(t *testing.T) {
 	tab := pending.New(pending.Limits{}, time.Now)
@@ -94,8 +115,7 @@ func TestTenThousandAbandonedDisturbNobody(t *testing.T) {
 		tab := pending.New(pending.Limits{PerAddr: 20000}, time.Now)
 		r := device()
 		waited := start(t, tab, r)
-		done := make(chan error, 1)
-		go func() { done <- tab.Wait(t.Context(), waited.ID, r.Machine, r.Key) }()
+		done := wait(t.Context(), tab, waited.ID, r)
 		synctest.Wait()
 		for range 11000 {
 			start(t, tab, device())
@@ -119,10 +139,10 @@ func TestAllWaitedForRefuses(t *testing.T) {
 		for range 2 {
 			r := device()
 			l := start(t, tab, r)
-			go tab.Wait(ctx, l.ID, r.Machine, r.Key)
+			wait(ctx, tab, l.ID, r)
 		}
 		synctest.Wait()
-		if _, err := tab.Start(device(), from); tailnet.CodeOf(err) != tailnet.Exhausted {
+		if _, _, err := tab.Start(device(), from); tailnet.CodeOf(err) != tailnet.Exhausted {
 			t.Errorf("third: %v, want Exhausted", err)
 		}
 		cancel()
@@ -136,8 +156,7 @@ func TestLife(t *testing.T) {
 		tab := pending.New(pending.Limits{}, time.Now)
 		r := device()
 		l := start(t, tab, r)
-		done := make(chan error, 1)
-		go func() { done <- tab.Wait(t.Context(), l.ID, r.Machine, r.Key) }()
+		done := wait(t.Context(), tab, l.ID, r)
 		time.Sleep(6*24*time.Hour + 23*time.Hour)
 		if _, ok := tab.Get(l.ID); !ok {
 			t.Fatal("gone before 7 days, although clients still offer the page")
@@ -182,10 +201,151 @@ func TestComplete(t *testing.T) {
 	if got, ok := tab.Get(l.ID); !ok || !got.Done {
 		t.Errorf("the page cannot tell that it is done: %v %v", got.Done, ok)
 	}
-	if err := tab.Wait(t.Context(), l.ID, r.Machine, r.Key); err != nil {
+	if err := <-wait(t.Context(), tab, l.ID, r); err != errNothing {
 		t.Errorf("late waiter: %v", err)
 	}
-	if err := tab.Wait(t.Context(), "nonsense", r.Machine, r.Key); err != nil {
+	if err := <-wait(t.Context(), tab, "nonsense", r); err != errNothing {
 		t.Errorf("unknown: %v", err)
+	}
+}
+
+// claims returns a device that says about n bytes of itself.
+func claims(n int) tailnet.Registration {
+	r := device()
+	h := &tailcfg.Hostinfo{Hostname: "laptop"}
+	for i := range n / 24 {
+		h.RoutableIPs = append(h.RoutableIPs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
+	}
+	r.Hostinfo = h
+	return r
+}
+
+func TestBytesAreBounded(t *testing.T) {
+	tests := []struct {
+		name   string
+		limits pending.Limits
+		max    int
+	}{
+		{"total", pending.Limits{Bytes: 100_000}, 100_000},
+		{"address", pending.Limits{AddrBytes: 60_000}, 60_000},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tab := pending.New(tt.limits, time.Now)
+			for range 50 {
+				l := start(t, tab, claims(20_000))
+				if got := tab.Bytes(); got > tt.max {
+					t.Fatalf("%d bytes", got)
+				}
+				if got, ok := tab.Get(l.ID); !ok || len(got.Registration.Hostinfo.RoutableIPs) < 500 {
+					t.Fatal("what the newest says of itself is not there whole")
+				}
+			}
+			if tab.Len() < 3 {
+				t.Errorf("only %d logins fit", tab.Len())
+			}
+			// A device that says more when it asks again counts for what it says then.
+			r := device()
+			l := start(t, tab, r)
+			before := tab.Len()
+			r.Hostinfo = claims(20_000).Hostinfo
+			start(t, tab, r)
+			if got, _ := tab.Get(l.ID); tab.Bytes() > tt.max || tab.Len() >= before || len(got.Registration.Hostinfo.RoutableIPs) < 500 {
+				t.Errorf("%d logins with %d bytes", tab.Len(), tab.Bytes())
+			}
+		})
+	}
+	// What goes is counted too.
+	tab := pending.New(pending.Limits{PerMachine: 1}, time.Now)
+	r := claims(1000)
+	start(t, tab, r)
+	size := tab.Bytes()
+	for range 20 {
+		r.Key = key.NewNode().Public()
+		start(t, tab, r)
+	}
+	if got := tab.Bytes(); got != size {
+		t.Errorf("%d bytes, want %d", got, size)
+	}
+}
+
+// TestLetsTheRequestGo: what is kept shares no memory with the request, which may be large.
+func TestLetsTheRequestGo(t *testing.T) {
+	tab := pending.New(pending.Limits{}, time.Now)
+	r := device()
+	collected := make(chan struct{})
+	func() {
+		h := &tailcfg.Hostinfo{Hostname: "laptop"}
+		runtime.AddCleanup(h, func(struct{}) { close(collected) }, struct{}{})
+		r.Hostinfo = h
+		start(t, tab, r)
+		r.Hostinfo = nil
+	}()
+	runtime.GC()
+	<-collected
+}
+
+func TestWaitersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		tab := pending.New(pending.Limits{Waiters: 5, PerLogin: 2}, time.Now)
+		r := device()
+		l := start(t, tab, r)
+		left := func(done <-chan error) bool {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Error(err)
+				}
+				return true
+			default:
+				return false
+			}
+		}
+		a, b, c := wait(ctx, tab, l.ID, r), wait(ctx, tab, l.ID, r), wait(ctx, tab, l.ID, r)
+		if !left(a) || left(b) || left(c) {
+			t.Error("of three for one login not just the oldest left")
+		}
+		for range 3 {
+			other := device()
+			wait(ctx, tab, start(t, tab, other).ID, other)
+		}
+		if left(b) {
+			t.Error("left although there was room")
+		}
+		other := device()
+		wait(ctx, tab, start(t, tab, other).ID, other)
+		if !left(b) || left(c) {
+			t.Error("of six not just the oldest left")
+		}
+		if _, ok := tab.Get(l.ID); !ok {
+			t.Error("the login is gone with its waiters")
+		}
+		if err := tab.Complete(l.ID, func(tailnet.Registration) error { return nil }); err != nil || !left(c) {
+			t.Errorf("the one that stayed was not told: %v", err)
+		}
+	})
+}
+
+func TestGroup(t *testing.T) {
+	tests := []struct {
+		a, b string
+		same bool
+	}{
+		{"2001:db8::1", "2001:db8::ffff:1", true},
+		{"2001:db8::1", "2001:db8:0:1::1", false},
+		{"192.0.2.1", "192.0.2.2", false},
+		{"192.0.2.1", "::ffff:192.0.2.1", true},
+		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
+		{"fe80::1%eth0", "fe80::1%eth1", true},
+	}
+	for _, tt := range tests {
+		a, b := pending.Group(netip.MustParseAddr(tt.a)), pending.Group(netip.MustParseAddr(tt.b))
+		if (a == b) != tt.same {
+			t.Errorf("%s is in %v, %s in %v", tt.a, a, tt.b, b)
+		}
 	}
 }
