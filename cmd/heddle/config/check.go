@@ -40,6 +40,7 @@ func defaults() *Config {
 			OnlineGrace:      10 * time.Second,
 			KeyExpiry:        180 * 24 * time.Hour,
 		},
+		Netmap: Netmap{CacheMB: 64},
 	}
 }
 
@@ -143,6 +144,9 @@ func (c checker) check() {
 	c.checkAddresses("addresses.ipv6", c.Addresses.IPv6, tailscaleIPv6)
 	if c.Nodes.EphemeralTimeout < time.Second && !c.broken("nodes.ephemeral_timeout") {
 		c.failf("nodes.ephemeral_timeout", "must be at least 1s")
+	}
+	if c.Netmap.CacheMB < 8 || c.Netmap.CacheMB > 65536 {
+		c.failf("netmap.cache_mb", "must be 8 to 65536")
 	}
 	for _, p := range c.TrustedProxies {
 		if p.Bits() == 0 {

@@ -67,6 +67,9 @@ type Config struct {
 	// The lifetimes of devices.
 	Nodes Nodes `key:"nodes"`
 
+	// What devices are told about each other.
+	Netmap Netmap `key:"netmap"`
+
 	// Set tells for each key that was set where that was: "FILE:LINE" or the
 	// name of the variable. A key that is absent has its default.
 	Set map[string]string
@@ -265,4 +268,13 @@ type Nodes struct {
 	// After which time users' devices must log in again. 0 means never. Tagged
 	// devices never expire.
 	KeyExpiry time.Duration `key:"key_expiry"`
+}
+
+// Netmap is about the maps that devices get.
+type Netmap struct {
+	// How many megabytes of encoded parts of maps are kept to be shared between
+	// devices, 8 to 65536. The default suffices for 10000 devices that mostly
+	// see the same; many groups that see different devices need more. Too little costs
+	// processor time, nothing else.
+	CacheMB int `key:"cache_mb"`
 }

@@ -177,6 +177,7 @@ func TestWhatDoesNotGoTogether(t *testing.T) {
 		{"reserved", "addresses: {ipv4: 100.115.92.0/24, ipv6: 'fd7a:115c:a1e0:b1a:1::/80'}", []string{
 			"f.yaml:1: addresses.ipv4: 100.115.92.0/24 lies in 100.115.92.0/23, which clients keep for themselves: choose another range in 100.64.0.0/10",
 			"f.yaml:1: addresses.ipv6: fd7a:115c:a1e0:b1a:1::/80 lies in fd7a:115c:a1e0:b1a::/64, which clients keep for themselves: choose another range in fd7a:115c:a1e0::/48"}},
+		{"no room for maps", "netmap: {cache_mb: 1}", []string{"f.yaml:1: netmap.cache_mb: must be 8 to 65536"}},
 		{"no time for ephemeral nodes", "nodes: {ephemeral_timeout: 0s}", []string{"f.yaml:1: nodes.ephemeral_timeout: must be at least 1s"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -270,8 +271,9 @@ func defaults() *config.Config {
 			IPv6:       netip.MustParsePrefix("fd7a:115c:a1e0::/48"),
 			Allocation: config.Sequential,
 		},
-		Nodes: config.Nodes{EphemeralTimeout: 30 * time.Minute, OnlineGrace: 10 * time.Second, KeyExpiry: 180 * 24 * time.Hour},
-		Set:   map[string]string{"data_dir": "HEDDLE_DATA_DIR"},
+		Nodes:  config.Nodes{EphemeralTimeout: 30 * time.Minute, OnlineGrace: 10 * time.Second, KeyExpiry: 180 * 24 * time.Hour},
+		Netmap: config.Netmap{CacheMB: 64},
+		Set:    map[string]string{"data_dir": "HEDDLE_DATA_DIR"},
 	}
 }
 

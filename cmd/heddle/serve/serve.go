@@ -48,6 +48,7 @@ type server struct {
 	cfg     *config.Config
 	db      *db.DB
 	state   *tailnet.State
+	maps    *netmap.Encoder
 	control *control.Server
 	relay   *relay // nil if there is none
 	sources *derp.Sources
@@ -105,9 +106,10 @@ func (s *server) build() error {
 	if err != nil {
 		return err
 	}
+	s.maps = netmap.NewEncoder(netmap.Options{ServerURL: s.cfg.ServerURL.String(), CacheBytes: s.cfg.Netmap.CacheMB << 20, Log: s.Log})
 	s.control = control.New(control.Options{
 		State:     s.state,
-		Maps:      netmap.NewEncoder(netmap.Options{ServerURL: s.cfg.ServerURL.String(), Log: s.Log}),
+		Maps:      s.maps,
 		NoiseKey:  noiseKey,
 		ServerURL: s.cfg.ServerURL,
 		Log:       s.Log,
@@ -191,6 +193,7 @@ func (s *server) prepare(ctx context.Context) error {
 // start starts every part but the writer.
 func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.control.Run(ctx) })
+	g.Go(func() error { giveBackMemory(ctx); return nil })
 	g.Go(func() error {
 		return s.sources.Run(ctx, func(m *derpMap) {
 			s.try(ctx, "DERP map", func(tx *tailnet.Tx) error { return tx.SetDERPMap(m) })

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"expvar"
 	"fmt"
@@ -205,6 +206,15 @@ func (s *server) debugHandler() http.Handler {
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	r.Handle("/debug/vars", expvar.Handler())
+	r.HandleFunc("/debug/vars", s.serveVars)
 	return r
+}
+
+// serveVars serves the process's variables in expvar's form, and heddle's own.
+// Those are not published globally, since a process may run several servers.
+func (s *server) serveVars(w http.ResponseWriter, r *http.Request) {
+	vars := map[string]any{"heddle_netmap_cache": s.maps.Stats(), "heddle_clients": s.control.Stats()}
+	expvar.Do(func(kv expvar.KeyValue) { vars[kv.Key] = json.RawMessage(kv.Value.String()) })
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(vars)
 }
