@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,15 @@ type Pending interface {
 	CompleteLogin(ctx context.Context, actor tailnet.Actor, id string, user tailnet.UserID, m tailnet.Method) (*tailnet.Node, error)
 }
 
+// Login is a device that waits for approval.
+type Login struct {
+	ID           string
+	Hostname, OS string // as the device says
+	Machine      string // short form of its key
+	From         netip.Addr
+	Started      time.Time
+}
+
 // Part is one part of the server in a health report.
 type Part struct {
 	Name    string // "database", "derp", …
@@ -56,6 +66,9 @@ type Options struct {
 	State *tailnet.State
 	// Pending is nil where no login can wait.
 	Pending Pending
+	// Logins returns the devices that wait, the newest first and at most most of
+	// them, and how many there are more. Nil where no login can wait.
+	Logins func(most int) (list []Login, more int)
 	// PolicyFile is the file that fixes the policy; nil if the API may set it.
 	PolicyFile *PolicyFile
 	// History has the earlier policies; nil: there are none.

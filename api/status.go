@@ -17,20 +17,40 @@ type auth struct {
 
 func (s auth) AuthRegister(ctx context.Context, req *v1.AuthRegisterRequest) (*v1.AuthRegisterResponse, error) {
 	if req.GetAuthId() == "" || req.GetUser() == "" {
-		return nil, tailnet.Errorf(tailnet.Invalid, "give both the user and the code that the device's login page shows")
+		return nil, tailnet.Errorf(tailnet.Invalid, "give both the user and the ID (the code at the end of the URL) of the device's login page")
 	}
 	u, err := s.snapshot().ParseUserRef(req.GetUser())
 	if err != nil {
 		return nil, err
 	}
 	if s.opts.Pending == nil {
-		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under this code")
+		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under this ID")
 	}
 	n, err := s.opts.Pending.CompleteLogin(ctx, actorOf(ctx), req.GetAuthId(), u.ID, tailnet.ByCLI)
 	if err != nil {
 		return nil, err
 	}
 	return &v1.AuthRegisterResponse{Node: s.protoNode(s.snapshot(), n)}, nil
+}
+
+// maxLogins bounds the devices that a list shows: strangers make them.
+const maxLogins = 500
+
+func (s auth) ListLogins(context.Context, *v1.ListLoginsRequest) (*v1.ListLoginsResponse, error) {
+	resp := &v1.ListLoginsResponse{}
+	if s.opts.Logins == nil {
+		return resp, nil
+	}
+	list, more := s.opts.Logins(maxLogins)
+	resp.Omitted = uint32(more)
+	for _, l := range list {
+		out := &v1.Login{AuthId: l.ID, Hostname: l.Hostname, Os: l.OS, Machine: l.Machine, StartedAt: timestamp(l.Started)}
+		if l.From.IsValid() {
+			out.From = l.From.String()
+		}
+		resp.Logins = append(resp.Logins, out)
+	}
+	return resp, nil
 }
 
 type derp struct {

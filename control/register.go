@@ -224,6 +224,10 @@ func (s *Server) welcome(snap *tailnet.Snapshot, m key.MachinePublic, k key.Node
 	return &tailcfg.RegisterResponse{User: user, Login: login, MachineAuthorized: true}, nil
 }
 
+// Logins returns the logins that wait, the newest first and at most most of
+// them, and how many there are more.
+func (s *Server) Logins(most int) (list []pending.Login, more int) { return s.pending.List(most) }
+
 // CompleteLogin admits the device that waits under a pending login's ID, as one of the user's. The device
 // learns it at once. Errors are NotFound for an ID that waits no more,
 // Conflict for one that was completed, or those of Tx.RegisterForUser.

@@ -341,6 +341,24 @@ func (t *Table) claim(id string) (*entry, error) {
 	return e, nil
 }
 
+// List returns the logins that wait, those that started last first and at most
+// most of them, and how many there are more.
+func (t *Table) List(most int) (list []Login, more int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.expireLocked()
+	for el := t.order.Back(); el != nil; el = el.Prev() {
+		switch e := el.Value.(*entry); {
+		case e.Done:
+		case len(list) < most:
+			list = append(list, e.Login)
+		default:
+			more++
+		}
+	}
+	return list, more
+}
+
 // Len returns how many logins the table holds.
 func (t *Table) Len() int {
 	t.mu.Lock()

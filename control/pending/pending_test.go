@@ -75,6 +75,20 @@ func TestSameDeviceKeepsItsLogin(t *testing.T) {
 	}
 }
 
+func TestList(t *testing.T) {
+	tab := pending.New(pending.Limits{}, time.Now)
+	a, b, c := start(t, tab, device()), start(t, tab, device()), start(t, tab, device())
+	if err := tab.Complete(b.ID, func(tailnet.Registration) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if list, more := tab.List(5); len(list) != 2 || list[0].ID != c.ID || list[1].ID != a.ID || more != 0 {
+		t.Errorf("%d logins and %d more, want the third, the first and no more: %+v", len(list), more, list)
+	}
+	if list, more := tab.List(1); len(list) != 1 || list[0].ID != c.ID || more != 1 {
+		t.Errorf("%d logins and %d more, want the third and one more: %+v", len(list), more, list)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	tests := []struct {
 		name    string

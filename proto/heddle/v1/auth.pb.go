@@ -9,6 +9,7 @@ package heddlev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -119,18 +120,211 @@ func (x *AuthRegisterResponse) GetNode() *Node {
 	return nil
 }
 
+type ListLoginsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLoginsRequest) Reset() {
+	*x = ListLoginsRequest{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLoginsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLoginsRequest) ProtoMessage() {}
+
+func (x *ListLoginsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLoginsRequest.ProtoReflect.Descriptor instead.
+func (*ListLoginsRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{2}
+}
+
+type ListLoginsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 500.
+	Logins []*Login `protobuf:"bytes,1,rep,name=logins,proto3" json:"logins,omitempty"`
+	// How many there are more.
+	Omitted       uint32 `protobuf:"varint,2,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLoginsResponse) Reset() {
+	*x = ListLoginsResponse{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLoginsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLoginsResponse) ProtoMessage() {}
+
+func (x *ListLoginsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLoginsResponse.ProtoReflect.Descriptor instead.
+func (*ListLoginsResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListLoginsResponse) GetLogins() []*Login {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+func (x *ListLoginsResponse) GetOmitted() uint32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+// A device that waits for a person to admit it. What it says of itself is
+// nobody's word but its own.
+type Login struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What AuthRegister wants, and the end of the URL of its login page.
+	AuthId   string `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
+	Hostname string `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Os       string `protobuf:"bytes,3,opt,name=os,proto3" json:"os,omitempty"`
+	// The address that it asked from; empty if unknown.
+	From string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	// The short form of its machine key, as the log and the login page show it.
+	Machine       string                 `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Login) Reset() {
+	*x = Login{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Login) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Login) ProtoMessage() {}
+
+func (x *Login) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Login.ProtoReflect.Descriptor instead.
+func (*Login) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Login) GetAuthId() string {
+	if x != nil {
+		return x.AuthId
+	}
+	return ""
+}
+
+func (x *Login) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Login) GetOs() string {
+	if x != nil {
+		return x.Os
+	}
+	return ""
+}
+
+func (x *Login) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Login) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *Login) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
 var File_heddle_v1_auth_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_auth_proto_rawDesc = "" +
 	"\n" +
-	"\x14heddle/v1/auth.proto\x12\theddle.v1\x1a\x14heddle/v1/node.proto\"B\n" +
+	"\x14heddle/v1/auth.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14heddle/v1/node.proto\"B\n" +
 	"\x13AuthRegisterRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x17\n" +
 	"\aauth_id\x18\x02 \x01(\tR\x06authId\";\n" +
 	"\x14AuthRegisterResponse\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node2^\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"\x13\n" +
+	"\x11ListLoginsRequest\"X\n" +
+	"\x12ListLoginsResponse\x12(\n" +
+	"\x06logins\x18\x01 \x03(\v2\x10.heddle.v1.LoginR\x06logins\x12\x18\n" +
+	"\aomitted\x18\x02 \x01(\rR\aomitted\"\xb5\x01\n" +
+	"\x05Login\x12\x17\n" +
+	"\aauth_id\x18\x01 \x01(\tR\x06authId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x0e\n" +
+	"\x02os\x18\x03 \x01(\tR\x02os\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12\x18\n" +
+	"\amachine\x18\x05 \x01(\tR\amachine\x129\n" +
+	"\n" +
+	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt2\xa9\x01\n" +
 	"\vAuthService\x12O\n" +
-	"\fAuthRegister\x12\x1e.heddle.v1.AuthRegisterRequest\x1a\x1f.heddle.v1.AuthRegisterResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\fAuthRegister\x12\x1e.heddle.v1.AuthRegisterRequest\x1a\x1f.heddle.v1.AuthRegisterResponse\x12I\n" +
+	"\n" +
+	"ListLogins\x12\x1c.heddle.v1.ListLoginsRequest\x1a\x1d.heddle.v1.ListLoginsResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_auth_proto_rawDescOnce sync.Once
@@ -144,21 +338,29 @@ func file_heddle_v1_auth_proto_rawDescGZIP() []byte {
 	return file_heddle_v1_auth_proto_rawDescData
 }
 
-var file_heddle_v1_auth_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_heddle_v1_auth_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_heddle_v1_auth_proto_goTypes = []any{
-	(*AuthRegisterRequest)(nil),  // 0: heddle.v1.AuthRegisterRequest
-	(*AuthRegisterResponse)(nil), // 1: heddle.v1.AuthRegisterResponse
-	(*Node)(nil),                 // 2: heddle.v1.Node
+	(*AuthRegisterRequest)(nil),   // 0: heddle.v1.AuthRegisterRequest
+	(*AuthRegisterResponse)(nil),  // 1: heddle.v1.AuthRegisterResponse
+	(*ListLoginsRequest)(nil),     // 2: heddle.v1.ListLoginsRequest
+	(*ListLoginsResponse)(nil),    // 3: heddle.v1.ListLoginsResponse
+	(*Login)(nil),                 // 4: heddle.v1.Login
+	(*Node)(nil),                  // 5: heddle.v1.Node
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_heddle_v1_auth_proto_depIdxs = []int32{
-	2, // 0: heddle.v1.AuthRegisterResponse.node:type_name -> heddle.v1.Node
-	0, // 1: heddle.v1.AuthService.AuthRegister:input_type -> heddle.v1.AuthRegisterRequest
-	1, // 2: heddle.v1.AuthService.AuthRegister:output_type -> heddle.v1.AuthRegisterResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5, // 0: heddle.v1.AuthRegisterResponse.node:type_name -> heddle.v1.Node
+	4, // 1: heddle.v1.ListLoginsResponse.logins:type_name -> heddle.v1.Login
+	6, // 2: heddle.v1.Login.started_at:type_name -> google.protobuf.Timestamp
+	0, // 3: heddle.v1.AuthService.AuthRegister:input_type -> heddle.v1.AuthRegisterRequest
+	2, // 4: heddle.v1.AuthService.ListLogins:input_type -> heddle.v1.ListLoginsRequest
+	1, // 5: heddle.v1.AuthService.AuthRegister:output_type -> heddle.v1.AuthRegisterResponse
+	3, // 6: heddle.v1.AuthService.ListLogins:output_type -> heddle.v1.ListLoginsResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_auth_proto_init() }
@@ -173,7 +375,7 @@ func file_heddle_v1_auth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_auth_proto_rawDesc), len(file_heddle_v1_auth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

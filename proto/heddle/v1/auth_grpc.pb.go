@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AuthService_AuthRegister_FullMethodName = "/heddle.v1.AuthService/AuthRegister"
+	AuthService_ListLogins_FullMethodName   = "/heddle.v1.AuthService/ListLogins"
 )
 
 // AuthServiceClient is the client API for AuthService service.
@@ -31,6 +32,8 @@ type AuthServiceClient interface {
 	// Admits the device that shows the given code to its user. NOT_FOUND if no
 	// device waits under that code (any more).
 	AuthRegister(ctx context.Context, in *AuthRegisterRequest, opts ...grpc.CallOption) (*AuthRegisterResponse, error)
+	// Lists the devices that wait, those that came last first.
+	ListLogins(ctx context.Context, in *ListLoginsRequest, opts ...grpc.CallOption) (*ListLoginsResponse, error)
 }
 
 type authServiceClient struct {
@@ -51,6 +54,16 @@ func (c *authServiceClient) AuthRegister(ctx context.Context, in *AuthRegisterRe
 	return out, nil
 }
 
+func (c *authServiceClient) ListLogins(ctx context.Context, in *ListLoginsRequest, opts ...grpc.CallOption) (*ListLoginsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLoginsResponse)
+	err := c.cc.Invoke(ctx, AuthService_ListLogins_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuthServiceServer is the server API for AuthService service.
 // All implementations must embed UnimplementedAuthServiceServer
 // for forward compatibility.
@@ -60,6 +73,8 @@ type AuthServiceServer interface {
 	// Admits the device that shows the given code to its user. NOT_FOUND if no
 	// device waits under that code (any more).
 	AuthRegister(context.Context, *AuthRegisterRequest) (*AuthRegisterResponse, error)
+	// Lists the devices that wait, those that came last first.
+	ListLogins(context.Context, *ListLoginsRequest) (*ListLoginsResponse, error)
 	mustEmbedUnimplementedAuthServiceServer()
 }
 
@@ -72,6 +87,9 @@ type UnimplementedAuthServiceServer struct{}
 
 func (UnimplementedAuthServiceServer) AuthRegister(context.Context, *AuthRegisterRequest) (*AuthRegisterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AuthRegister not implemented")
+}
+func (UnimplementedAuthServiceServer) ListLogins(context.Context, *ListLoginsRequest) (*ListLoginsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLogins not implemented")
 }
 func (UnimplementedAuthServiceServer) mustEmbedUnimplementedAuthServiceServer() {}
 func (UnimplementedAuthServiceServer) testEmbeddedByValue()                     {}
@@ -112,6 +130,24 @@ func _AuthService_AuthRegister_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthService_ListLogins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLoginsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthServiceServer).ListLogins(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthService_ListLogins_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthServiceServer).ListLogins(ctx, req.(*ListLoginsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuthService_ServiceDesc is the grpc.ServiceDesc for AuthService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +158,10 @@ var AuthService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AuthRegister",
 			Handler:    _AuthService_AuthRegister_Handler,
+		},
+		{
+			MethodName: "ListLogins",
+			Handler:    _AuthService_ListLogins_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
