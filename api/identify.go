@@ -110,14 +110,15 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 	now := s.opts.Now()
 	secret, ok := bearer(r.Header.Values("Authorization"))
 	if !ok {
-		return none, s.noKey(addr, now, status.Error(codes.Unauthenticated,
+		refusal, _ := s.noKey(addr, now, status.Error(codes.Unauthenticated,
 			"this server wants an API key (`authorization: Bearer tskey-api-…`); make one with `heddle apikeys create` on the server"))
+		return none, refusal
 	}
 	key, err := s.snapshot().FindAPIKey(secret, now)
 	if err != nil {
-		refusal := s.noKey(addr, now, status.Error(codes.Unauthenticated, tailnet.Message(err)))
-		if status.Code(refusal) == codes.Unauthenticated {
-			s.log.Warn("api key refused", "from", addr, "err", err)
+		refusal, tell := s.noKey(addr, now, status.Error(codes.Unauthenticated, tailnet.Message(err)))
+		if tell {
+			s.log.Warn("api key refused", "key", publicPart(secret), "remote", addr, "err", tailnet.Message(err))
 		}
 		return none, refusal
 	}
@@ -136,13 +137,24 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 
 // noKey answers a call without a valid API key: with the refusal or, if there were
 // too many from that address, without a word about the key. The limit is on guesses alone: who has a
-// key is served, whoever else calls from the same address.
-func (s *Server) noKey(addr netip.Addr, now time.Time, refusal error) error {
+// key is served, whoever else calls from the same address. tell is whether the log should have it.
+func (s *Server) noKey(addr netip.Addr, now time.Time, refusal error) (_ error, tell bool) {
 	if !s.failed.allow(addr, now) {
-		return status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute")
+		return status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute"), false
 	}
-	s.failed.add(addr, now)
-	return refusal
+	return refusal, s.failed.add(addr, now)
+}
+
+// publicPart returns the part of an API key that names it and may be logged;
+// "?" for what does not look like a key, and so may be anybody's password.
+func publicPart(secret string) string {
+	const most = 32
+	name, _, ok := strings.Cut(strings.TrimPrefix(secret, apiKeyPrefix), "-")
+	if !ok || !strings.HasPrefix(secret, apiKeyPrefix) || name == "" || len(name) > most ||
+		strings.Trim(name, "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
+		return "?"
+	}
+	return name
 }
 
 // bearer returns the token of an authorization header. Its scheme is

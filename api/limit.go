@@ -49,8 +49,9 @@ func (l *limiter) allow(addr netip.Addr, now time.Time) bool {
 	return !ok || e.Value.(*failing).at(now).debt < failBurst
 }
 
-// add notes a failure of addr.
-func (l *limiter) add(addr netip.Addr, now time.Time) {
+// add notes a failure of addr, and reports whether it is the first for a while
+// or the last that is let through: those are worth a line in the log.
+func (l *limiter) add(addr netip.Addr, now time.Time) (tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	addr = site(addr)
@@ -67,6 +68,7 @@ func (l *limiter) add(addr netip.Addr, now time.Time) {
 	f := e.Value.(*failing)
 	f.failures = f.at(now)
 	f.debt++
+	return f.debt == 1 || f.debt == failBurst
 }
 
 // at returns f as it is at now.

@@ -120,6 +120,10 @@ func (s nodes) ExpireNode(ctx context.Context, req *v1.ExpireNodeRequest) (*v1.E
 		return nil, tailnet.Errorf(tailnet.Invalid, "extend must be a positive duration")
 	}
 	n, err := s.change(ctx, req.GetNode(), func(tx *tailnet.Tx, id tailnet.NodeID) error {
+		later := req.GetExtend() != nil || req.GetExpiry() != nil
+		if n := tx.Snapshot().Node(id); later && len(n.Tags) > 0 && n.Expiry.IsZero() {
+			return tailnet.Errorf(tailnet.Conflict, "%s is tagged, and the keys of tagged nodes do not expire: there is nothing to put off", n.Name)
+		}
 		switch {
 		case req.GetDisableExpiry():
 			return tx.SetNodeExpiry(id, time.Time{})
