@@ -120,6 +120,22 @@ func TestHealth(t *testing.T) {
 	})
 }
 
+func TestHomePage(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, _ string) {
+		w := ask(s, "GET", "/", "")
+		page := w.Body.String()
+		if w.Code != 200 || !strings.Contains(page, "heddle runs here") || strings.Contains(page, "http") || strings.Contains(page, "<script") {
+			t.Errorf("status %d:\n%s", w.Code, page)
+		}
+		if csp := w.Header().Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") {
+			t.Errorf("Content-Security-Policy: %q", csp)
+		}
+		if w := ask(s, "GET", "/nothing", ""); w.Code != 404 {
+			t.Errorf("another path: status %d", w.Code)
+		}
+	})
+}
+
 func TestPage(t *testing.T) {
 	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, _ string) {
 		alice, _ := s.State.Snapshot().ParseUserRef("alice")
@@ -134,7 +150,7 @@ func TestPage(t *testing.T) {
 		page := w.Body.String()
 		for _, want := range []string{
 			"heddle auth register --user USER " + id, "linux", "198.51.100.77",
-			c.Node.Public().ShortString(), "prefers-color-scheme: dark", `lang="en"`, `role="status"`,
+			c.Machine.Public().ShortString(), "prefers-color-scheme: dark", `lang="en"`, `role="status"`,
 		} {
 			if !strings.Contains(page, want) {
 				t.Errorf("page lacks %q", want)

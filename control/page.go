@@ -25,9 +25,9 @@ type page struct {
 	Hostname string
 	OS       string
 	From     string
-	Key      string
+	Machine  string // as in the log and in `heddle auth list`
 	Command  string
-	State    string // "waiting", "done" or "unknown"
+	State    string // "waiting", "done", "unknown" or "home"
 }
 
 // servePage shows a device that waits to be approved, and how to approve it.
@@ -39,7 +39,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	if l, ok := s.pending.Get(p.ID); ok {
 		host := l.Registration.Hostinfo
 		p.State, p.Hostname, p.OS = "waiting", host.Hostname, host.OS
-		p.Key, p.From = l.Registration.Key.ShortString(), "unknown"
+		p.Machine, p.From = l.Registration.Machine.ShortString(), "unknown"
 		if l.From.IsValid() {
 			p.From = l.From.String()
 		}
@@ -48,6 +48,21 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 			p.State = "done"
 		}
 	}
+	status := http.StatusOK
+	if p.State == "unknown" {
+		status = http.StatusNotFound
+	}
+	s.writePage(w, status, p)
+}
+
+// serveHome answers whoever opens the server's URL in a browser.
+func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
+	if s.pageAllowed(w, r) {
+		s.writePage(w, http.StatusOK, page{Nonce: rand.Text(), State: "home"})
+	}
+}
+
+func (s *Server) writePage(w http.ResponseWriter, status int, p page) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; connect-src 'self'; style-src 'nonce-"+p.Nonce+"'; script-src 'nonce-"+p.Nonce+
@@ -55,9 +70,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer") // the ID is in the URL
 	h.Set("Cache-Control", "no-store")
-	if p.State == "unknown" {
-		w.WriteHeader(http.StatusNotFound)
-	}
+	w.WriteHeader(status)
 	if err := pageTemplate.Execute(w, p); err != nil {
 		s.log.Debug("page not delivered", "err", err)
 	}

@@ -168,6 +168,7 @@ func New(o Options) *Server {
 
 // Routes mounts what the outside reaches without Noise.
 func (s *Server) Routes(r chi.Router) {
+	r.Get("/", s.serveHome)
 	r.Get("/key", s.serveKey)
 	r.Post("/ts2021", s.noise.ServeHTTP)
 	r.Get("/ts2021", s.noise.ServeHTTP) // WebSocket
