@@ -40,7 +40,11 @@ func (d *DB) migrate(ctx context.Context, steps []step) error {
 			return fmt.Errorf("schema version %d (%s): %w", i+1, steps[i].name, err)
 		}
 	}
-	d.log.Info("database schema is up to date", "path", d.path, "from", have, "to", len(steps))
+	if have == 0 {
+		d.log.Info("database created", "path", d.path, "schema", len(steps))
+	} else {
+		d.log.Info("database upgraded", "path", d.path, "from", have, "to", len(steps))
+	}
 	return nil
 }
 

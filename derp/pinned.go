@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -146,7 +147,11 @@ func (p *Pinned) renew() (changed bool, err error) {
 		err = c.usable(p.hosts, now)
 	}
 	if err != nil {
-		p.log.Info("making a relay certificate", "reason", err)
+		reason := err.Error()
+		if errors.Is(err, fs.ErrNotExist) {
+			reason = "there is none yet"
+		}
+		p.log.Info("making a relay certificate", "file", p.cfg.File, "reason", reason)
 		if c, err = newCertificate(p.hosts, now); err != nil {
 			return false, err
 		}
