@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// DefaultBaseDomain is dns.base_domain where nobody sets it.
+const DefaultBaseDomain = "tailnet.internal"
+
 // defaults is the configuration of an empty file, as far as it depends on
 // nothing; the rest is derived.
 func defaults() *Config {
@@ -28,7 +31,7 @@ func defaults() *Config {
 			},
 			UpdateInterval: 3 * time.Hour,
 		},
-		DNS: DNS{BaseDomain: "tailnet.internal", MagicDNS: true},
+		DNS: DNS{BaseDomain: DefaultBaseDomain, MagicDNS: true},
 		Log: Log{Format: "text"},
 		Addresses: Addresses{
 			IPv4:       tailscaleIPv4,

@@ -1,23 +1,29 @@
 package config
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 )
 
 // Check looks at what the configuration names on this machine, for
-// `heddle config check`: whether the files are there and readable, whether the
-// certificate fits its key, server_url and now. It changes nothing. The error
-// is an [Errors].
+// `heddle config check`: whether the files are there and readable, whether
+// data_dir can be used or created, whether the certificate fits its key,
+// server_url and now. It changes nothing. The error is an [Errors].
 func (c *Config) Check(now time.Time) error {
 	var problems Errors
 	fail := func(key, format string, args ...any) {
-		problems = append(problems, Problem{Place: c.Set[key], Key: key, Msg: fmt.Sprintf(format, args...)})
+		where, line := c.placeOf(key)
+		problems = append(problems, Problem{Place: where, Line: line, Key: key, Msg: fmt.Sprintf(format, args...)})
 	}
 	readable := func(key, path string) {
 		if path == "" {
@@ -32,39 +38,92 @@ func (c *Config) Check(now time.Time) error {
 	for _, path := range c.DERP.Files {
 		readable("derp.files", path)
 	}
-	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
-		fail("data_dir", "%s is not a directory", c.DataDir)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) { // serve creates it
-		fail("data_dir", "cannot be used: %v", err)
+	if err := tryDir(c.DataDir); err != nil {
+		fail("data_dir", "%v", err)
 	}
 	if c.TLS.On() {
-		if err := c.checkCertificate(now); err != nil {
-			fail("tls.cert_file", "%v", err)
+		if key, err := c.checkCertificate(now); err != nil {
+			fail(key, "%v", err)
 		}
 	}
 	if len(problems) == 0 {
 		return nil
 	}
+	problems.sort()
 	return problems
 }
 
-func (c *Config) checkCertificate(now time.Time) error {
-	pair, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
+// placeOf takes apart what Set says of a key.
+func (c *Config) placeOf(key string) (where string, line int) {
+	where = c.Set[key]
+	if i := strings.LastIndexByte(where, ':'); i >= 0 { // not in the name of a variable
+		line, _ = strconv.Atoi(where[i+1:])
+		where = where[:i]
+	}
+	return where, line
+}
+
+// checkCertificate returns what is wrong, and with which key.
+func (c *Config) checkCertificate(now time.Time) (key string, err error) {
+	certFile, keyFile := c.TLS.CertFile, c.TLS.KeyFile
+	chain, err := readFile(certFile)
 	if err != nil {
-		return err
+		return "tls.cert_file", fmt.Errorf("cannot be read: %w", err)
+	}
+	private, err := readFile(keyFile)
+	if err != nil {
+		return "tls.key_file", fmt.Errorf("cannot be read: %w", err)
+	}
+	for _, f := range []struct {
+		key, file, what string
+		text            []byte
+	}{{"tls.cert_file", certFile, "CERTIFICATE", chain}, {"tls.key_file", keyFile, "PRIVATE KEY", private}} {
+		if !bytes.Contains(f.text, []byte(f.what+"-----")) {
+			return f.key, fmt.Errorf("%s holds no %s block in PEM form", f.file, f.what)
+		}
+	}
+	pair, err := tls.X509KeyPair(chain, private)
+	if err != nil {
+		return "tls.cert_file", fmt.Errorf("%s does not go with tls.key_file %s: %s", certFile, keyFile, strings.TrimPrefix(err.Error(), "tls: "))
 	}
 	leaf := pair.Leaf
 	if err := leaf.VerifyHostname(c.ServerURL.Hostname()); err != nil {
-		return fmt.Errorf("does not fit server_url: %w", err)
+		return "tls.cert_file", fmt.Errorf("%s does not fit server_url %s: %s", certFile, c.ServerURL, strings.TrimPrefix(err.Error(), "x509: "))
 	}
 	if now.After(leaf.NotAfter) {
-		return fmt.Errorf("expired at %s: renew it", leaf.NotAfter.Format(time.RFC3339))
+		return "tls.cert_file", fmt.Errorf("%s expired at %s: renew it", certFile, leaf.NotAfter.Format(time.RFC3339))
 	}
 	if now.Before(leaf.NotBefore) {
-		return fmt.Errorf("is not valid before %s: check the clock", leaf.NotBefore.Format(time.RFC3339))
+		return "tls.cert_file", fmt.Errorf("%s is not valid before %s: check the clock", certFile, leaf.NotBefore.Format(time.RFC3339))
 	}
-	return nil
+	return "", nil
 }
+
+// tryDir reports why a directory, which is created if it is not there, could
+// not be used by whoever asks.
+func tryDir(dir string) error {
+	for missing := false; ; missing = true {
+		info, err := os.Stat(dir)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir:
+			dir = filepath.Dir(dir)
+			continue
+		case err != nil:
+			return fmt.Errorf("cannot be used: %w", err)
+		case !info.IsDir():
+			return fmt.Errorf("%s is not a directory", dir)
+		case syscall.Access(dir, writable) == nil:
+			return nil
+		case missing:
+			return fmt.Errorf("cannot be created: you may not write to %s", dir)
+		}
+		return fmt.Errorf("you may not write to %s", dir)
+	}
+}
+
+// writable is the mode of access(2) that asks for writing and searching (POSIX
+// W_OK and X_OK).
+const writable = 2 | 1
 
 func tryRead(path string) error {
 	f, err := os.Open(path)

@@ -25,6 +25,10 @@ func TestCheck(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(dir, "other"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	certificate(t, filepath.Join(dir, "other"), "vpn.example.com", now.Add(-time.Hour), now.Add(time.Hour))
 	const tls = "tls: {cert_file: DIR/cert.pem, key_file: DIR/key.pem}\nserver_url: https://vpn.example.com\n"
 	for _, tt := range []struct {
 		name, yaml string
@@ -37,10 +41,17 @@ func TestCheck(t *testing.T) {
 				"f.yaml:3: derp.files: cannot be read: open DIR/gone: no such file or directory"},
 		{"data_dir is a file", "data_dir: DIR/file", now, "f.yaml:1: data_dir: DIR/file is not a directory"},
 		{"data_dir below a file", "data_dir: DIR/file/data", now, "f.yaml:1: data_dir: cannot be used: stat DIR/file/data: not a directory"},
-		{"other name", strings.Replace(tls, "vpn", "www", 1), now, "f.yaml:1: tls.cert_file: does not fit server_url: x509: certificate is valid for vpn.example.com, not www.example.com"},
-		{"expired", tls, now.Add(2 * time.Hour), "f.yaml:1: tls.cert_file: expired at 2030-05-01T01:00:00Z: renew it"},
-		{"not yet valid", tls, now.Add(-2 * time.Hour), "f.yaml:1: tls.cert_file: is not valid before 2030-04-30T23:00:00Z: check the clock"},
-		{"not a certificate", strings.Replace(tls, "cert.pem", "file", 1), now, "f.yaml:1: tls.cert_file: tls: failed to find any PEM data in certificate input"},
+		{"by line", "\ndns: {extra_records_path: DIR/none}\npolicy: {path: DIR/none}\ndata_dir: DIR/file", now,
+			"f.yaml:2: dns.extra_records_path: cannot be read: open DIR/none: no such file or directory\n" +
+				"f.yaml:3: policy.path: cannot be read: open DIR/none: no such file or directory\n" +
+				"f.yaml:4: data_dir: DIR/file is not a directory"},
+		{"other name", strings.Replace(tls, "vpn", "www", 1), now, "f.yaml:1: tls.cert_file: DIR/cert.pem does not fit server_url https://www.example.com: certificate is valid for vpn.example.com, not www.example.com"},
+		{"expired", tls, now.Add(2 * time.Hour), "f.yaml:1: tls.cert_file: DIR/cert.pem expired at 2030-05-01T01:00:00Z: renew it"},
+		{"not yet valid", tls, now.Add(-2 * time.Hour), "f.yaml:1: tls.cert_file: DIR/cert.pem is not valid before 2030-04-30T23:00:00Z: check the clock"},
+		{"not a certificate", strings.Replace(tls, "cert.pem", "file", 1), now, "f.yaml:1: tls.cert_file: DIR/file holds no CERTIFICATE block in PEM form"},
+		{"not a key", strings.Replace(tls, "key.pem", "cert.pem", 1), now, "f.yaml:1: tls.key_file: DIR/cert.pem holds no PRIVATE KEY block in PEM form"},
+		{"another key", strings.Replace(tls, "key.pem", "other/key.pem", 1), now, "f.yaml:1: tls.cert_file: DIR/cert.pem does not go with tls.key_file DIR/other/key.pem: private key does not match public key"},
+		{"no certificate", strings.Replace(tls, "cert.pem", "none", 1), now, "f.yaml:1: tls.cert_file: cannot be read: open DIR/none: no such file or directory"},
 		{"all is well", tls + "policy: {path: DIR/file}\nderp: {files: [DIR/file]}\ndata_dir: DIR/new", now, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -25,20 +25,24 @@ const maxFile = 1 << 20
 // of environ ("NAME=value", as os.Environ returns them), of which the latter
 // win. HOME and XDG_DATA_HOME of environ decide about the default data_dir.
 // Relative paths in the file are relative to its directory, those in variables
-// to the working directory. An error that is about the contents is an [Errors].
+// to the working directory. Errors are of type *[LoadError].
 func Load(path string, environ []string) (*Config, error) {
-	if path == "" {
-		return Parse("", nil, environ)
+	var text []byte
+	if path != "" {
+		var err error
+		if text, err = readFile(path); err != nil {
+			return nil, &LoadError{path, err}
+		}
 	}
-	text, err := readFile(path)
+	cfg, err := Parse(path, text, environ)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+		return nil, &LoadError{path, err}
 	}
-	return Parse(path, text, environ)
+	return cfg, nil
 }
 
 // Parse is Load for a file whose text is at hand; name is used in messages and
-// for relative paths.
+// for relative paths. Errors are of type [Errors].
 func Parse(name string, text []byte, environ []string) (*Config, error) {
 	l := newLoader(configSchema(), environ)
 	l.readYAML(name, text)
@@ -86,7 +90,7 @@ func newLoader(s *schema, environ []string) *loader {
 }
 
 func (l *loader) problem(where string, line int, key, format string, args ...any) {
-	l.problems = append(l.problems, Problem{where, line, key, fmt.Sprintf(format, args...)})
+	l.problems = append(l.problems, Problem{Place: where, Line: line, Key: key, Msg: fmt.Sprintf(format, args...)})
 }
 
 func (l *loader) places() map[string]string {

@@ -10,15 +10,19 @@ import (
 
 // Problem is one mistake in the configuration.
 type Problem struct {
-	Place string // the file or the variable; "" if the key was not set
-	Line  int    // in the file; 0 if Place is a variable
-	Key   string // the key path as written; "" if the whole file is meant
-	Msg   string // what is wrong and what to do; never contains a secret
+	Place  string `json:"place"`   // the file or the variable; "" if the key was not set
+	Line   int    `json:"line"`    // in the file; 0 if Place is a variable
+	Column int    `json:"column"`  // 0 if it does not matter
+	Key    string `json:"key"`     // the key path as written; "" if the whole file is meant
+	Msg    string `json:"message"` // what is wrong and what to do; never contains a secret
 }
 
 func (p Problem) String() string {
 	parts := make([]string, 0, 3)
 	if place := place(p.Place, p.Line); place != "" {
+		if p.Column > 0 {
+			place += ":" + strconv.Itoa(p.Column)
+		}
 		parts = append(parts, place)
 	}
 	if p.Key != "" {
@@ -38,6 +42,30 @@ func (e Errors) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// LoadError is why a configuration cannot be used: Err is an [Errors], or what
+// the system said about the file.
+type LoadError struct {
+	Path string // "" if there is no file
+	Err  error
+}
+
+func (e *LoadError) Error() string {
+	all, ok := e.Err.(Errors)
+	if !ok {
+		return fmt.Sprintf("cannot read the configuration: %v", e.Err)
+	}
+	what := "the configuration"
+	if e.Path != "" {
+		what += " " + e.Path
+	}
+	if len(all) == 1 {
+		return what + " has a problem:\n" + all.Error()
+	}
+	return fmt.Sprintf("%s has %d problems:\n%s", what, len(all), all.Error())
+}
+
+func (e *LoadError) Unwrap() error { return e.Err }
 
 func (e Errors) sort() {
 	group := func(p Problem) int {
