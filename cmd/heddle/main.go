@@ -23,5 +23,5 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	version, commit := cli.Version()
 	serve := serveCommand(api.Version{Version: version, Commit: commit, MinClient: "v1.80"})
-	return cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, serve)
+	return cli.Run(ctx, os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, serve)
 }

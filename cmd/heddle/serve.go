@@ -22,9 +22,9 @@ func serveCommand(version api.Version) *cobra.Command {
 		Short: "Run the server",
 		Long: `Run the server until it is told to stop (SIGINT, SIGTERM).
 
-Without a configuration file it serves plain HTTP on 127.0.0.1:8080 with an embedded
-database, relay and STUN server, and prints how to join the first device. See
-heddle config example for what can be set.`,
+Without a configuration file it serves plain HTTP on 127.0.0.1:8080 with an
+embedded database, relay and STUN server, and prints how to join the first
+device. See heddle config example for what can be set.`,
 		Example: `  heddle serve
   heddle serve --config /etc/heddle/config.yaml`,
 		Args: cobra.NoArgs,

@@ -10,34 +10,60 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
+
+	"heddle/cmd/heddle/cli/dial"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
+
+// Env is what a command line has to do with.
+type Env struct {
+	In       io.Reader
+	Out, Err io.Writer
+	Now      func() time.Time // nil means time.Now
+}
 
 // app is one run of the command line.
 type app struct {
 	in       io.Reader
 	out, err io.Writer
+	now      func() time.Time
 	flags    struct {
-		config, socket, address, apiKeyFile, caFile string
-		output                                      string
+		target dial.Target
+		output string // format
 	}
-	conn *grpc.ClientConn // nil until a command needs the server
-	dial dialErrors
+	dial connection
 }
+
+// connection is the connection to the server; nil until a command needs it.
+type connection struct{ conn *dial.Conn }
+
+var errNoServer = dial.ErrNoServer
+
+// explains reports whether err, of a call, came from a failed connection.
+func (c connection) explains(err error) bool { return c.conn.Explain(err) != nil }
+
+// last returns why the connection failed; nil if it did not.
+func (c connection) last() error { return c.conn.Explain(status.Error(codes.Unavailable, "")) }
 
 // Run runs one command line, without the program's name, and returns the exit
 // code. More commands (such as serve, which needs what this package must not know)
 // are added to the root; they find the flag --config by ConfigPath.
-func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer, more ...*cobra.Command) int {
-	a := &app{in: in, out: out, err: errOut}
+func Run(ctx context.Context, args []string, env Env, more ...*cobra.Command) int {
+	a := &app{in: env.In, out: env.Out, err: env.Err, now: env.Now}
+	if a.now == nil {
+		a.now = time.Now
+	}
 	root := a.root()
 	root.AddCommand(more...)
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errOut)
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
 	defer a.close()
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -65,6 +91,28 @@ func ConfigPath(cmd *cobra.Command) string {
 	return path
 }
 
+// server returns the connection to the server, which is made when first used.
+func (a *app) server() (*grpc.ClientConn, error) {
+	if a.dial.conn == nil {
+		t := a.flags.target
+		if t.Config == "" {
+			t.Config = os.Getenv("HEDDLE_CONFIG")
+		}
+		conn, err := dial.New(t)
+		if err != nil {
+			return nil, err
+		}
+		a.dial.conn = conn
+	}
+	return a.dial.conn.ClientConn, nil
+}
+
+func (a *app) close() {
+	if a.dial.conn != nil {
+		a.dial.conn.Close()
+	}
+}
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "heddle",
@@ -74,14 +122,14 @@ func (a *app) root() *cobra.Command {
 Commands talk to a running server: on this machine through its socket, which
 is found from --config or --socket, or elsewhere with --address and an API key.
 
-Exit codes: 0 done; 2 the command or what it was given is wrong; 3 what it names does
-not exist; 4 it exists already, or a precondition does not hold; 5 not allowed;
-1 anything else.`,
+Exit codes: 0 done; 2 the command, or a file or value that it was given, is
+wrong; 3 what it names does not exist; 4 it exists already, or a precondition
+does not hold; 5 not allowed; 1 anything else.`,
 		Example: `  heddle serve
   heddle users create alice
   heddle preauthkeys create --user alice
   heddle nodes list
-  HEDDLE_API_KEY=tskey-api-… heddle --address vpn.example.com:443 nodes list -o json`,
+  HEDDLE_API_KEY=tskey-api-… heddle --address vpn.example.com nodes list`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          subcommand,
@@ -89,18 +137,20 @@ not exist; 4 it exists already, or a precondition does not hold; 5 not allowed;
 	}
 	root.SuggestionsMinimumDistance = 2
 	f := root.PersistentFlags()
-	f.StringVar(&a.flags.config, "config", "", "the server's configuration `file` (HEDDLE_CONFIG)")
-	f.StringVar(&a.flags.socket, "socket", "", "`path` of the server's socket (HEDDLE_SOCKET)")
-	f.StringVar(&a.flags.address, "address", "", "`host:port` of a server elsewhere, reached over TLS (HEDDLE_ADDRESS)")
-	f.StringVar(&a.flags.apiKeyFile, "api-key-file", "", "`file` with the API key for --address (HEDDLE_API_KEY_FILE; or the key itself in HEDDLE_API_KEY)")
-	f.StringVar(&a.flags.caFile, "ca-file", "", "PEM `file` with the CA of --address, if the system does not know it")
-	f.StringVarP(&a.flags.output, "output", "o", "", "`format`: table, json or yaml (HEDDLE_OUTPUT)")
+	f.StringVar(&a.flags.target.Config, "config", "", "the server's configuration `FILE` (HEDDLE_CONFIG)")
+	f.StringVar(&a.flags.target.Socket, "socket", "", "`PATH` of the server's socket (HEDDLE_SOCKET)")
+	f.StringVar(&a.flags.target.Address, "address", "", "`HOST:PORT` of a server elsewhere (HEDDLE_ADDRESS)")
+	f.StringVar(&a.flags.target.KeyFile, "api-key-file", "", "`FILE` with the key for it (HEDDLE_API_KEY_FILE; the\nkey itself goes into HEDDLE_API_KEY)")
+	f.StringVar(&a.flags.target.CAFile, "ca-file", "", "PEM `FILE` with a private CA of --address")
+	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT`: table, json or yaml (HEDDLE_OUTPUT)")
+	complete(root, "output", choice(formatTable, formatJSON, formatYAML))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags(cmd) }
 	root.AddCommand(
 		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
 	)
+	addHabits(root)
 	return root
 }
 

@@ -30,7 +30,7 @@ func TestNoServer(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	conf := filepath.Join(dir, "heddle.yaml")
+	conf := filepath.Join(dir, "config.yaml")
 	if err := os.WriteFile(conf, []byte("data_dir: "+dir+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -41,18 +41,19 @@ func TestNoServer(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
+		code int
 		want []string
 	}{
-		{"no socket", []string{"--socket", "/nowhere/s"}, []string{"no server answers on /nowhere/s", "heddle serve"}},
-		{"dead socket", []string{"--socket", stale}, []string{"no server answers on " + stale}},
-		{"socket of the configuration", []string{"--config", conf}, []string{filepath.Join(dir, "heddle.sock"), "heddle serve"}},
-		{"broken configuration", []string{"--config", broken}, []string{"data_dri", "data_dir", "--socket"}},
-		{"no configuration", []string{"--config", "/nowhere/c"}, []string{"/nowhere/c", "--socket"}},
+		{"no socket", []string{"--socket", "/nowhere/s"}, 1, []string{"no server answers on /nowhere/s", "heddle serve"}},
+		{"dead socket", []string{"--socket", stale}, 1, []string{"no server answers on " + stale}},
+		{"socket of the configuration", []string{"--config", conf}, 1, []string{filepath.Join(dir, "heddle.sock"), "heddle serve"}},
+		{"broken configuration", []string{"--config", broken}, 2, []string{"data_dri", "data_dir", "--socket"}},
+		{"no configuration", []string{"--config", "/nowhere/c"}, 2, []string{"/nowhere/c", "--socket"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := heddle(t, "", append(c.args, "users", "list")...)
-			if r.code != 1 {
-				t.Errorf("exit code %d, want 1", r.code)
+			if r.code != c.code {
+				t.Errorf("exit code %d, want %d", r.code, c.code)
 			}
 			for _, want := range c.want {
 				if !strings.Contains(r.err, want) {
@@ -81,8 +82,11 @@ func TestNoServer(t *testing.T) {
 
 func TestUnhealthy(t *testing.T) {
 	w := newWorld(t)
-	w.parts = []api.Part{{Name: "database", Message: "disk full"}}
+	w.parts = []api.Part{{Name: "database", Message: "disk full"}, {Name: "policy", Message: "line 3: x\nline 5: y"}}
 	r := w.heddle("health")
+	if !strings.Contains(r.out, "policy    fails  line 3: x\n                 line 5: y\n") {
+		t.Errorf("not a line for each problem:\n%s", r.out)
+	}
 	if r.code != 1 || !strings.Contains(r.out, "disk full") || !strings.Contains(r.err, "not all parts") {
 		t.Errorf("exit code %d: %s%s", r.code, r.out, r.err)
 	}
@@ -144,7 +148,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out bytes.Buffer
-	code := cli.Run(ctx, []string{"--socket", w.socket, "users", "list"}, strings.NewReader(""), io.Discard, &out)
+	code := cli.Run(ctx, []string{"--socket", w.socket, "users", "list"}, cli.Env{In: strings.NewReader(""), Out: io.Discard, Err: &out})
 	if code != 1 || out.String() != "heddle: interrupted\n" {
 		t.Errorf("exit code %d: %s", code, out.String())
 	}
@@ -177,7 +181,7 @@ func (w *world) onTerminal(typed string, args ...string) (string, int) {
 	if _, err := control.WriteString(typed); err != nil {
 		w.t.Fatal(err)
 	}
-	code := cli.Run(w.t.Context(), append([]string{"--socket", w.socket}, args...), tty, tty, tty)
+	code := cli.Run(w.t.Context(), append([]string{"--socket", w.socket}, args...), cli.Env{In: tty, Out: tty, Err: tty, Now: w.clock.now})
 	tty.Close()
 	return <-shown, code
 }
@@ -208,8 +212,88 @@ func TestTerminal(t *testing.T) {
 	if text, code = w.onTerminal("y\n", "nodes", "delete", "laptop"); code != 0 || w.state.Snapshot().NodeByName("laptop") != nil {
 		t.Errorf("exit code %d: %s", code, text)
 	}
-	if text, code = w.onTerminal("\n", "preauthkeys", "delete", "1"); code != 1 || !strings.Contains(text, "Delete pre-auth key 1?") {
+	if text, code = w.onTerminal("\n", "preauthkeys", "delete", "1"); code != 1 || !strings.Contains(text, "Delete pre-auth key 1 (one-time, of tag:web)?") {
 		t.Errorf("exit code %d: %s", code, text)
+	}
+}
+
+// A person is told what to do with a new key; a program gets the key alone.
+func TestNewKey(t *testing.T) {
+	w := newWorld(t)
+	w.populate()
+	text, code := w.onTerminal("", "preauthkeys", "create", "--user", "alice", "--reusable")
+	key, rest, _ := strings.Cut(text, "\n")
+	if code != 0 || !strings.HasPrefix(key, "tskey-auth-") || !strings.Contains(rest, "any number of devices until 2030-01-01 13:00:00") ||
+		!strings.Contains(rest, "sudo tailscale up --login-server URL --auth-key "+key+"\n") {
+		t.Errorf("exit code %d:\n%s", code, text)
+	}
+	if r := w.heddle("preauthkeys", "create", "--user", "alice"); r.err != "" || strings.Count(r.out, "\n") != 1 {
+		t.Errorf("%s%s", r.out, r.err)
+	}
+}
+
+// However long names are, they are whole, and lines fit a terminal as far as possible.
+func TestLongNames(t *testing.T) {
+	t.Setenv("NO_COLOR", "1")
+	w := newWorld(t)
+	w.populate()
+	const name = "build-server-of-the-eastern-office"
+	if r := w.heddle("nodes", "rename", "gateway", name); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	text, _ := w.onTerminal("", "nodes", "list")
+	if !strings.Contains(text, name) || !strings.Contains(text, "100.64.0.2") || !strings.Contains(text, "offline") {
+		t.Errorf("cut:\n%s", text)
+	}
+	if strings.Contains(text, "EXPIRES") {
+		t.Errorf("what matters least is not left out:\n%s", text)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	w := newWorld(t)
+	w.populate()
+	for _, c := range []struct {
+		args string
+		want string
+	}{
+		{"nodes show ", "gateway\talice\nlaptop\talice\nweb31m\ttag:web\n:4\n"},
+		{"nodes show laptop ", ":4\n"},
+		{"nodes list --user ", "alice\tAlice\nbob@example.com\n:4\n"},
+		{"users delete ", "alice\tAlice\nbob@example.com\n:4\n"},
+		{"preauthkeys revoke ", "1\tone-time, of tag:web\n:4\n"},
+		{"apikeys delete ", ":4\n"},
+		{"auth register ", "c0ffee\ttablet\n:4\n"},
+		{"users list -o ", "table\njson\nyaml\n:4\n"},
+		{"apikeys create --role ", "admin\nauditor\n:4\n"},
+	} {
+		args := append([]string{"__complete", "--socket", w.socket}, strings.Split(c.args, " ")...)
+		got := heddle(t, "", args...).out
+		lines := strings.SplitAfter(got, "\n")
+		if strings.HasPrefix(c.args, "nodes") { // in no order
+			slices.Sort(lines[:len(lines)-2])
+			got = strings.Join(lines, "")
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.args, got, c.want)
+		}
+	}
+	if r := heddle(t, "", "__complete", "--socket", "/nowhere", "nodes", "show", ""); r.out != ":4\n" {
+		t.Errorf("without a server: %q %q", r.out, r.err)
+	}
+}
+
+// Help fits 80 columns.
+func TestHelpIsNarrow(t *testing.T) {
+	for _, args := range [][]string{
+		{}, {"nodes", "list"}, {"nodes", "expire"}, {"nodes", "approve-routes"}, {"preauthkeys", "create"},
+		{"users", "create"}, {"dns", "set"}, {"auth", "register"}, {"config", "check"}, {"apikeys", "create"},
+	} {
+		for line := range strings.Lines(heddle(t, "", append(args, "--help")...).out) {
+			if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
+				t.Errorf("%v: %d columns: %s", args, n, line)
+			}
+		}
 	}
 }
 
@@ -258,11 +342,11 @@ func TestAddedCommand(t *testing.T) {
 		{[]string{"serve"}, "", ""},
 	} {
 		t.Setenv("HEDDLE_CONFIG", c.env)
-		if code := cli.Run(t.Context(), c.args, nil, io.Discard, io.Discard, more()); code != 0 || got != c.want {
+		if code := cli.Run(t.Context(), c.args, cli.Env{Out: io.Discard, Err: io.Discard}, more()); code != 0 || got != c.want {
 			t.Errorf("%v with HEDDLE_CONFIG=%s: exit code %d, %q; want %q", c.args, c.env, code, got, c.want)
 		}
 	}
-	if code := cli.Run(t.Context(), []string{"serve", "x"}, nil, io.Discard, io.Discard, more()); code != 2 {
+	if code := cli.Run(t.Context(), []string{"serve", "x"}, cli.Env{Out: io.Discard, Err: io.Discard}, more()); code != 2 {
 		t.Errorf("exit code %d for an argument too many", code)
 	}
 }

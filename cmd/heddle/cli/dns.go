@@ -1,9 +1,15 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"heddle/cmd/heddle/config"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -26,15 +32,72 @@ func (a *app) dns() (v1.DNSServiceClient, error) {
 	return v1.NewDNSServiceClient(conn), nil
 }
 
-// getDNS returns what is in force, and which of its fields the configuration
-// fixes.
-func (a *app) getDNS(ctx context.Context) (*v1.DNS, []string, error) {
+// getDNS returns what is in force, and where it comes from.
+func (a *app) getDNS(ctx context.Context) (*v1.DNS, settings, error) {
 	c, err := a.dns()
 	if err != nil {
 		return nil, nil, err
 	}
 	resp, err := c.GetDNS(ctx, &v1.GetDNSRequest{})
-	return resp.GetDns(), resp.GetFixed().GetPaths(), err
+	if err != nil {
+		return nil, nil, err
+	}
+	return resp.GetDns(), origins(resp), nil
+}
+
+// settings tells where settings come from: "config", "command" or "default",
+// by the setting's name in JSON, and for single domains and names by
+// "split.DOMAIN" and "records.NAME".
+type settings map[string]string
+
+func origins(resp *v1.GetDNSResponse) settings {
+	own, fixed := resp.GetSettings(), resp.GetFixed().GetPaths()
+	by := func(path string, set bool) string {
+		switch {
+		case slices.Contains(fixed, path):
+			return "config"
+		case set:
+			return "command"
+		}
+		return "default"
+	}
+	s := settings{
+		"baseDomain":       by("base_domain", false),
+		"magicDns":         by("magic_dns", !own.GetMagicDns()), // it is on unless somebody turns it off
+		"overrideLocalDns": by("override_local_dns", own.GetOverrideLocalDns()),
+		"nameservers":      by("nameservers", len(own.GetNameservers()) > 0),
+		"searchDomains":    by("search_domains", len(own.GetSearchDomains()) > 0),
+	}
+	if resp.GetDns().GetBaseDomain() == config.DefaultBaseDomain {
+		s["baseDomain"] = "default" // also if the config says the same
+	}
+	for _, d := range resp.GetDns().GetSplit() {
+		s["split."+d.GetDomain()] = by("split", true)
+	}
+	for _, r := range resp.GetDns().GetRecords() {
+		s["records."+r.GetName()] = "config"
+	}
+	for _, r := range own.GetRecords() {
+		s["records."+r.GetName()] = "command"
+	}
+	return s
+}
+
+// showSettings prints what is in force. JSON and YAML have the origins too.
+func (a *app) showSettings(d *v1.DNS, by settings) error {
+	if a.flags.output == formatTable {
+		a.print(dnsTable(d, by))
+		return nil
+	}
+	text, err := marshal(d)
+	if err != nil {
+		return err
+	}
+	origin, err := json.Marshal(by)
+	if err != nil {
+		return err
+	}
+	return a.encode(fmt.Appendf(nil, `%s,"setBy":%s}`, bytes.TrimSuffix(text, []byte("}")), origin))
 }
 
 func (a *app) dnsShow() *cobra.Command {
@@ -45,53 +108,43 @@ func (a *app) dnsShow() *cobra.Command {
 		Example: "  heddle dns show\n  heddle dns show -o yaml",
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, fixed, err := a.getDNS(cmd.Context())
+			d, by, err := a.getDNS(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return a.show(d, func() { a.print(dnsTable(d, fixed)) })
+			return a.showSettings(d, by)
 		},
 	}
 }
 
-func dnsTable(d *v1.DNS, fixed []string) *table {
+func dnsTable(d *v1.DNS, by settings) *table {
 	t := newTable("SETTING", "VALUE", "SET BY")
 	t.whole = true
-	setBy := func(path string) string {
-		if slices.Contains(fixed, path) {
-			return "config"
-		}
-		return "-"
-	}
-	t.add("base domain", or(d.GetBaseDomain()), setBy("base_domain"))
-	t.add("MagicDNS", yesNo(d.GetMagicDns()), setBy("magic_dns"))
-	t.add("override local DNS", yesNo(d.GetOverrideLocalDns()), setBy("override_local_dns"))
-	t.add("nameservers", or(strings.Join(d.GetNameservers(), " ")), setBy("nameservers"))
-	t.add("search domains", or(strings.Join(d.GetSearchDomains(), " ")), setBy("search_domains"))
+	t.add("base domain", or(d.GetBaseDomain()), by["baseDomain"])
+	t.add("MagicDNS", yesNo(d.GetMagicDns()), by["magicDns"])
+	t.add("override local DNS", yesNo(d.GetOverrideLocalDns()), by["overrideLocalDns"])
+	t.add("nameservers", or(strings.Join(d.GetNameservers(), " ")), by["nameservers"])
+	t.add("search domains", or(strings.Join(d.GetSearchDomains(), " ")), by["searchDomains"])
 	for _, s := range d.GetSplit() {
 		servers := strings.Join(s.GetNameservers(), " ")
 		if servers == "" {
 			servers = "only the tailnet's own records"
 		}
-		t.add("split "+s.GetDomain(), servers, setBy("split"))
+		t.add("split "+s.GetDomain(), servers, by["split."+s.GetDomain()])
 	}
 	for _, r := range d.GetRecords() {
-		t.add("record "+r.GetName(), r.GetType()+" "+r.GetValue(), "-")
+		t.add("record "+r.GetName(), r.GetType()+" "+r.GetValue(), by["records."+r.GetName()])
 	}
 	return t
 }
 
 // showDNS shows what is in force after a change.
-func (a *app) showDNS(ctx context.Context, d *v1.DNS) error {
-	if a.flags.output != formatTable {
-		return a.show(d, nil)
-	}
-	d, fixed, err := a.getDNS(ctx)
+func (a *app) showDNS(ctx context.Context) error {
+	d, by, err := a.getDNS(ctx)
 	if err != nil {
 		return err
 	}
-	a.print(dnsTable(d, fixed))
-	return nil
+	return a.showSettings(d, by)
 }
 
 func (a *app) dnsSet() *cobra.Command {
@@ -116,6 +169,9 @@ func (a *app) dnsSet() *cobra.Command {
 					mask.Paths = append(mask.Paths, f.path)
 				}
 			}
+			if cmd.Flags().Changed("base-domain") {
+				return usagef("the base domain is set in the configuration (dns.base_domain), and takes a restart: devices get other names by it")
+			}
 			if len(mask.Paths) == 0 {
 				return usagef("nothing to set: give a flag")
 			}
@@ -123,18 +179,19 @@ func (a *app) dnsSet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			resp, err := c.UpdateDNS(cmd.Context(), &v1.UpdateDNSRequest{Settings: d, UpdateMask: mask})
-			if err != nil {
+			if _, err := c.UpdateDNS(cmd.Context(), &v1.UpdateDNSRequest{Settings: d, UpdateMask: mask}); err != nil {
 				return err
 			}
-			return a.showDNS(cmd.Context(), resp.GetDns())
+			return a.showDNS(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
+	f.String("base-domain", "", "")
+	f.MarkHidden("base-domain")
 	f.BoolVar(&d.MagicDns, "magic-dns", false, "devices resolve each other's names")
-	f.BoolVar(&d.OverrideLocalDns, "override-local-dns", false, "the nameservers replace those of the device's own network")
-	f.StringSliceVar(&servers, "nameservers", nil, "resolvers for everything: IP `addresses` or https:// URLs; \"\" for none")
-	f.StringSliceVar(&search, "search", nil, "`domains` that devices append to short names; \"\" for none")
+	f.BoolVar(&d.OverrideLocalDns, "override-local-dns", false, "the nameservers replace those of a device's\nown network")
+	f.StringSliceVar(&servers, "nameservers", nil, "`ADDRESSES` or https:// URLs of resolvers;\n\"\" for none")
+	f.StringSliceVar(&search, "search", nil, "`DOMAINS` that devices append to short names;\n\"\" for none")
 	return cmd
 }
 
@@ -169,11 +226,10 @@ func (a *app) splitDNS(ctx context.Context, req *v1.SetSplitDNSRequest) error {
 	if err != nil {
 		return err
 	}
-	resp, err := c.SetSplitDNS(ctx, req)
-	if err != nil {
+	if _, err := c.SetSplitDNS(ctx, req); err != nil {
 		return err
 	}
-	return a.showDNS(ctx, resp.GetDns())
+	return a.showDNS(ctx)
 }
 
 func (a *app) dnsRecordList() *cobra.Command {
@@ -205,16 +261,24 @@ func recordTable(list []*v1.DNSRecord) *table {
 
 func (a *app) dnsRecordAdd() *cobra.Command {
 	return &cobra.Command{
-		Use:     "add NAME ADDRESS",
-		Short:   "Add a name (A or AAAA, as the address is)",
-		Example: "  heddle dns records add grafana.tailnet.internal 100.64.0.3",
-		Args:    args(2, 2),
+		Use:   "add NAME ADDRESS",
+		Short: "Add a name (A or AAAA, as the address is)",
+		Example: `  heddle dns records add grafana 100.64.0.3                   # in the base domain
+  heddle dns records add www.corp.example.com 192.168.1.10`,
+		Args: args(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.dns()
 			if err != nil {
 				return err
 			}
-			rec := &v1.DNSRecord{Name: args[0], Value: args[1]}
+			if _, err := netip.ParseAddr(args[1]); err != nil {
+				return usagef("%q is not an IP address: clients know only A and AAAA records", args[1])
+			}
+			name, err := a.fullName(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			rec := &v1.DNSRecord{Name: name, Value: args[1]}
 			resp, err := c.AddDNSRecord(cmd.Context(), &v1.AddDNSRecordRequest{Record: rec})
 			if err != nil {
 				return err
@@ -224,19 +288,35 @@ func (a *app) dnsRecordAdd() *cobra.Command {
 	}
 }
 
+// fullName puts a name without a dot into the base domain.
+func (a *app) fullName(ctx context.Context, name string) (string, error) {
+	if strings.Contains(name, ".") {
+		return name, nil
+	}
+	d, _, err := a.getDNS(ctx)
+	if err != nil || d.GetBaseDomain() == "" {
+		return name, err
+	}
+	return name + "." + d.GetBaseDomain(), nil
+}
+
 func (a *app) dnsRecordRemove() *cobra.Command {
 	return &cobra.Command{
 		Use:     "remove NAME [ADDRESS]",
 		Aliases: []string{"rm", "delete"},
 		Short:   "Remove the records of a name, or one of them",
-		Example: "  heddle dns records remove grafana.tailnet.internal",
+		Example: "  heddle dns records remove grafana\n  heddle dns records remove www.corp.example.com 192.168.1.10",
 		Args:    args(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.dns()
 			if err != nil {
 				return err
 			}
-			rec := &v1.DNSRecord{Name: args[0]}
+			name, err := a.fullName(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			rec := &v1.DNSRecord{Name: name}
 			if len(args) == 2 {
 				rec.Value = args[1]
 			}

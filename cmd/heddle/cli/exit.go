@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"heddle/cmd/heddle/cli/dial"
+	"heddle/cmd/heddle/config"
+
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -40,10 +43,26 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// inputError is about what the command line names, which its help does not mend.
+type inputError struct{ error }
+
+func (e inputError) Unwrap() error { return e.error }
+
+// misused reports whether err is about the command line itself.
+func misused(err error) bool {
+	var dialed *dial.Error
+	return errors.As(err, &usageError{}) || errors.As(err, &dialed) && dialed.Kind == dial.Usage
+}
+
 // exitCode returns the exit code for err.
 func exitCode(err error) int {
-	if errors.As(err, &usageError{}) {
+	var dialed *dial.Error
+	var conf *config.LoadError
+	switch {
+	case misused(err), errors.As(err, &inputError{}), errors.As(err, &conf):
 		return exitUsage
+	case errors.As(err, &dialed):
+		return map[dial.Kind]int{dial.Input: exitUsage, dial.Denied: exitDenied, dial.Unreachable: exitFailed}[dialed.Kind]
 	}
 	if st, ok := status.FromError(err); ok {
 		if code, ok := exitCodes[st.Code()]; ok {
@@ -55,13 +74,12 @@ func exitCode(err error) int {
 
 // report tells the person what went wrong, and returns the exit code.
 func (a *app) report(cmd *cobra.Command, err error) int {
-	code := exitCode(err)
 	if a.dial.explains(err) {
 		err = a.dial.last()
-		code = exitCode(err)
 	}
+	code := exitCode(err)
 	a.hint("heddle: %s", message(err))
-	if errors.As(err, &usageError{}) {
+	if misused(err) {
 		a.hint("Run '%s --help' for help.", cmd.CommandPath())
 	}
 	return code

@@ -22,6 +22,8 @@ type confirmer struct {
 func (a *app) confirmer(cmd *cobra.Command) *confirmer {
 	c := &confirmer{app: a}
 	cmd.Flags().BoolVarP(&c.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&c.yes, "force", false, "")
+	cmd.Flags().MarkHidden("force") // what headscale calls it
 	return c
 }
 
@@ -106,7 +108,7 @@ func readBounded(name string, in io.Reader, limit int64) ([]byte, error) {
 	if name != "-" || in == nil {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, err
+			return nil, inputError{err}
 		}
 		defer f.Close()
 		r = f

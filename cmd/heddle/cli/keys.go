@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "heddle/proto/heddle/v1"
@@ -17,7 +18,7 @@ var stateColors = map[string]color{"valid": green, "used": dim, "expired": yello
 
 func (a *app) preAuthKeysCommand() *cobra.Command {
 	g := group("preauthkeys", "Keys with which devices join without a person",
-		a.preAuthKeyCreate(), a.preAuthKeyList(), a.preAuthKeyExpire(), a.preAuthKeyDelete())
+		a.preAuthKeyCreate(), a.preAuthKeyList(), a.preAuthKeyRevoke(), a.preAuthKeyDelete())
 	g.Aliases = []string{"preauthkey", "authkeys", "authkey", "pre"}
 	return g
 }
@@ -41,7 +42,7 @@ func (a *app) preAuthKeyCreate() *cobra.Command {
 		Example: `  heddle preauthkeys create --user alice
   heddle preauthkeys create --user alice --reusable --expiration 24h
   heddle preauthkeys create --tags tag:server --ephemeral
-  tailscale up --login-server https://vpn.example.com --auth-key "$(heddle preauthkeys create --user alice)"`,
+  key="$(heddle preauthkeys create --user alice)"    # the key alone, if piped`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req.AclTags = splitList(tags)
@@ -57,17 +58,44 @@ func (a *app) preAuthKeyCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.done(resp.GetPreAuthKey(), "%s", resp.GetPreAuthKey().GetKey())
+			if err := a.done(resp.GetPreAuthKey(), "%s", resp.GetPreAuthKey().GetKey()); err != nil {
+				return err
+			}
+			a.explainKey(resp.GetPreAuthKey())
+			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&req.User, "user", "u", "", "whose devices join with it: `ID`, name or e-mail address")
+	a.userFlag(cmd, &req.User, "`USER` whose devices join: ID, name or e-mail")
 	f.BoolVar(&req.Reusable, "reusable", false, "it admits any number of devices")
 	f.BoolVar(&req.Ephemeral, "ephemeral", false, "its devices are removed soon after they leave")
-	f.StringSliceVarP(&tags, "tags", "t", nil, "`tags` of its devices, which then belong to no user")
+	f.StringSliceVarP(&tags, "tags", "t", nil, "`TAGS` of its devices, which then belong to no user")
 	f.VarP(&life, "expiration", "e", "how long it is good: 90m, 24h, 7d")
-	f.StringVarP(&req.Description, "description", "d", "", "what it is for")
+	f.StringVarP(&req.Description, "description", "d", "", "`TEXT`: what it is for")
 	return cmd
+}
+
+// explainKey tells a person what to do with a key. Programs need no words.
+func (a *app) explainKey(k *v1.PreAuthKey) {
+	if a.flags.output != formatTable || !isTerminal(a.out) || !isTerminal(a.err) {
+		return
+	}
+	server := a.dial.conn.LoginServer
+	if server == "" {
+		server = "URL" // that of server_url
+	}
+	devices := "one device"
+	if k.GetReusable() {
+		devices = "any number of devices"
+	}
+	a.hint("\nThe key admits %s until %s. On the device:\n    sudo tailscale up --login-server %s --auth-key %s",
+		devices, when(k.GetExpiration(), "it is revoked"), server, k.GetKey())
+}
+
+// userFlag adds the flag --user.
+func (a *app) userFlag(cmd *cobra.Command, to *string, usage string) {
+	cmd.Flags().StringVarP(to, "user", "u", "", usage)
+	complete(cmd, "user", a.userNames())
 }
 
 func (a *app) preAuthKeyList() *cobra.Command {
@@ -83,36 +111,64 @@ func (a *app) preAuthKeyList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := all(func(token string) ([]*v1.PreAuthKey, string, error) {
-				resp, err := c.ListPreAuthKeys(cmd.Context(), &v1.ListPreAuthKeysRequest{User: user, PageToken: token})
-				return resp.GetPreAuthKeys(), resp.GetNextPageToken(), err
-			})
+			list, err := listPreAuthKeys(cmd.Context(), c, user)
 			if err != nil {
 				return err
 			}
 			return showList(a, list, "There are no keys; `heddle preauthkeys create --user USER` makes one.", func() {
-				a.print(preAuthKeyTable(list))
+				a.print(a.preAuthKeyTable(list))
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&user, "user", "u", "", "only keys of that user: `ID`, name or e-mail address")
+	a.userFlag(cmd, &user, "only keys of that `USER`: ID, name or e-mail")
 	return cmd
 }
 
-func preAuthKeyTable(list []*v1.PreAuthKey) *table {
-	t := newTable("ID", "KEY", "OWNER", "KIND", "STATE", "EXPIRES", "DESCRIPTION")
+func listPreAuthKeys(ctx context.Context, c v1.PreAuthKeyServiceClient, user string) ([]*v1.PreAuthKey, error) {
+	return all(func(token string) ([]*v1.PreAuthKey, string, error) {
+		resp, err := c.ListPreAuthKeys(ctx, &v1.ListPreAuthKeysRequest{User: user, PageToken: token})
+		return resp.GetPreAuthKeys(), resp.GetNextPageToken(), err
+	})
+}
+
+func (a *app) preAuthKeyTable(list []*v1.PreAuthKey) *table {
+	t := newTable("ID", "KEY", "OWNER", "KIND", "STATE", "EXPIRES", "LAST USED", "DESCRIPTION")
+	t.cut = []string{"OWNER", "KIND", "DESCRIPTION"}
 	for _, k := range list {
-		kind := "one-time"
-		if k.GetReusable() {
-			kind = "reusable"
-		}
-		if k.GetEphemeral() {
-			kind += ", ephemeral"
-		}
-		t.add(k.GetId(), k.GetKey(), ownerText(k.GetUser(), k.GetAclTags()), kind,
-			cell{k.GetState(), stateColors[k.GetState()]}, when(k.GetExpiration(), "never"), or(k.GetDescription()))
+		t.add(k.GetId(), public(k.GetKey()), ownerText(k.GetUser(), k.GetAclTags()), kindText(k),
+			cell{k.GetState(), stateColors[k.GetState()]}, a.since(k.GetExpiration(), "never"), a.since(k.GetLastUsed(), "never"), or(k.GetDescription()))
 	}
 	return t
+}
+
+func kindText(k *v1.PreAuthKey) string {
+	kind := "one-time"
+	if k.GetReusable() {
+		kind = "reusable"
+	}
+	if k.GetEphemeral() {
+		kind += ", ephemeral"
+	}
+	return kind
+}
+
+// preAuthKeyText tells people which key is meant.
+func preAuthKeyText(k *v1.PreAuthKey) string {
+	text := kindText(k) + ", of " + ownerText(k.GetUser(), k.GetAclTags())
+	if k.GetDescription() != "" {
+		text += ", " + k.GetDescription()
+	}
+	return text
+}
+
+// public returns the part that names a key of its text, which may be the secret.
+func public(key string) string {
+	for _, prefix := range []string{"tskey-auth-", "tskey-api-"} {
+		if rest, ok := strings.CutPrefix(key, prefix); ok {
+			key, _, _ = strings.Cut(rest, "-")
+		}
+	}
+	return key
 }
 
 // ownerText tells whom a node or key belongs to.
@@ -131,74 +187,114 @@ func keyRef(arg string) (id uint64, key string) {
 	return 0, arg
 }
 
-func (a *app) preAuthKeyExpire() *cobra.Command {
-	return &cobra.Command{
-		Use:     "expire KEY",
-		Aliases: []string{"revoke"},
-		Short:   "Make a key useless; devices that joined with it stay",
-		Example: "  heddle preauthkeys expire 4\n  heddle preauthkeys expire tskey-auth-…",
-		Args:    args(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.preAuthKeys()
-			if err != nil {
-				return err
-			}
-			req := &v1.ExpirePreAuthKeyRequest{}
-			req.Id, req.Key = keyRef(args[0])
-			resp, err := c.ExpirePreAuthKey(cmd.Context(), req)
-			if err != nil {
-				return err
-			}
-			return a.done(resp, "the key admits no more devices")
-		},
-	}
+// namedKey is what a command says of the key that it was given, which must
+// not be the secret.
+type namedKey struct {
+	id    uint64
+	key   string // if there is no ID
+	text  string // for people
+	known bool   // if it is not, the server will say so
 }
 
-func (a *app) preAuthKeyDelete() *cobra.Command {
-	return a.keyDelete("pre-auth key", "heddle preauthkeys delete 4", func(ctx context.Context, id uint64, key string) error {
+func (a *app) findPreAuthKey(ctx context.Context, arg string) (namedKey, error) {
+	id, key := keyRef(arg)
+	c, err := a.preAuthKeys()
+	if err != nil {
+		return namedKey{}, err
+	}
+	list, err := listPreAuthKeys(ctx, c, "")
+	if err != nil {
+		return namedKey{}, err
+	}
+	for _, k := range list {
+		if k.GetId() == id || key != "" && public(k.GetKey()) == public(key) {
+			return namedKey{k.GetId(), "", fmt.Sprintf("pre-auth key %d (%s)", k.GetId(), preAuthKeyText(k)), true}, nil
+		}
+	}
+	return namedKey{id, key, "the key", false}, nil
+}
+
+func (a *app) preAuthKeyRevoke() *cobra.Command {
+	cmd := a.keyRevoke("preauthkeys", "Make a key useless; devices that joined with it stay", a.preAuthKeyIDs(), func(ctx context.Context, arg string) error {
+		k, err := a.findPreAuthKey(ctx, arg)
+		if err != nil {
+			return err
+		}
 		c, err := a.preAuthKeys()
 		if err != nil {
 			return err
 		}
-		resp, err := c.DeletePreAuthKey(ctx, &v1.DeletePreAuthKeyRequest{Id: id, Key: key})
+		resp, err := c.ExpirePreAuthKey(ctx, &v1.ExpirePreAuthKeyRequest{Id: k.id, Key: k.key})
 		if err != nil {
 			return err
 		}
-		return a.done(resp, "the key is deleted")
+		return a.done(resp, "%s is revoked: it admits no more devices", k.text)
 	})
+	return ignored(cmd, "user", "u")
+}
+
+// keyRevoke makes the command that makes a key of a kind useless.
+func (a *app) keyRevoke(group, short string, ids completer, revoke func(ctx context.Context, arg string) error) *cobra.Command {
+	return alsoFlag(&cobra.Command{
+		Use:               "revoke KEY",
+		Aliases:           []string{"expire"},
+		Short:             short,
+		Example:           fmt.Sprintf("  heddle %s revoke 4", group),
+		Args:              args(1, 1),
+		ValidArgsFunction: first(ids),
+		RunE:              func(cmd *cobra.Command, args []string) error { return revoke(cmd.Context(), args[0]) },
+	}, "id", "i")
+}
+
+func (a *app) preAuthKeyDelete() *cobra.Command {
+	cmd := a.keyDelete("preauthkeys", a.preAuthKeyIDs(), a.findPreAuthKey, func(ctx context.Context, k namedKey) (proto.Message, error) {
+		c, err := a.preAuthKeys()
+		if err != nil {
+			return nil, err
+		}
+		return c.DeletePreAuthKey(ctx, &v1.DeletePreAuthKeyRequest{Id: k.id, Key: k.key})
+	})
+	return ignored(cmd, "user", "u")
 }
 
 // keyDelete makes the command that deletes a key of a kind.
-func (a *app) keyDelete(kind, example string, del func(ctx context.Context, id uint64, key string) error) *cobra.Command {
+func (a *app) keyDelete(group string, ids completer, find func(context.Context, string) (namedKey, error),
+	del func(context.Context, namedKey) (proto.Message, error)) *cobra.Command {
 	var confirm *confirmer
 	cmd := &cobra.Command{
-		Use:     "delete KEY",
-		Aliases: []string{"remove", "rm"},
-		Short:   "Delete a key",
-		Example: fmt.Sprintf("  %s\n  %s --yes", example, example),
-		Args:    args(1, 1),
+		Use:               "delete KEY",
+		Aliases:           []string{"remove", "rm"},
+		Short:             "Delete a key",
+		Example:           fmt.Sprintf("  heddle %[1]s delete 4\n  heddle %[1]s delete 4 --yes", group),
+		Args:              args(1, 1),
+		ValidArgsFunction: first(ids),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := confirm.possible(); err != nil {
 				return err
 			}
-			id, key := keyRef(args[0])
-			what := fmt.Sprint(id)
-			if key != "" {
-				what = "it" // it may be the secret
-			}
-			if err := confirm.ask("Delete %s %s?", kind, what); err != nil {
+			k, err := find(cmd.Context(), args[0])
+			if err != nil {
 				return err
 			}
-			return del(cmd.Context(), id, key)
+			if k.known {
+				if err := confirm.ask("Delete %s?", k.text); err != nil {
+					return err
+				}
+			}
+			resp, err := del(cmd.Context(), k)
+			if err != nil {
+				return err
+			}
+			return a.done(resp, "%s is deleted", k.text)
 		},
 	}
 	confirm = a.confirmer(cmd)
-	return cmd
+	return alsoFlag(cmd, "id", "i")
 }
 
 func (a *app) apiKeysCommand() *cobra.Command {
 	g := group("apikeys", "Keys for programs and remote command lines",
-		a.apiKeyCreate(), a.apiKeyList(), a.apiKeyExpire(), a.apiKeyDelete())
+		a.apiKeyCreate(), a.apiKeyList(), a.apiKeyRevoke(), a.apiKeyDelete())
 	g.Aliases = []string{"apikey", "api"}
 	return g
 }
@@ -235,7 +331,8 @@ func (a *app) apiKeyCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().VarP(&life, "expiration", "e", "how long it is good: 24h, 90d, 1y")
-	cmd.Flags().StringVar(&role, "role", "", "what it may do: admin (everything) or auditor (read)")
+	cmd.Flags().StringVar(&role, "role", "", "`ROLE`: admin (everything) or auditor (read)")
+	complete(cmd, "role", choice("admin", "auditor"))
 	return cmd
 }
 
@@ -251,18 +348,16 @@ func (a *app) apiKeyList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := all(func(token string) ([]*v1.ApiKey, string, error) {
-				resp, err := c.ListApiKeys(cmd.Context(), &v1.ListApiKeysRequest{PageToken: token})
-				return resp.GetApiKeys(), resp.GetNextPageToken(), err
-			})
+			list, err := listAPIKeys(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
 			return showList(a, list, "There are no API keys; `heddle apikeys create` makes one.", func() {
-				t := newTable("ID", "PREFIX", "ROLE", "STATE", "EXPIRES", "CREATED", "LAST USED")
+				t := newTable("ID", "KEY", "ROLE", "STATE", "EXPIRES", "LAST USED", "CREATED")
+				t.cut = []string{"ROLE"}
 				for _, k := range list {
 					t.add(k.GetId(), k.GetPrefix(), k.GetRole(), cell{k.GetState(), stateColors[k.GetState()]},
-						when(k.GetExpiration(), "never"), when(k.GetCreatedAt(), "-"), when(k.GetLastSeen(), "never"))
+						a.since(k.GetExpiration(), "never"), a.since(k.GetLastSeen(), "never"), a.since(k.GetCreatedAt(), "-"))
 				}
 				a.print(t)
 			})
@@ -270,39 +365,57 @@ func (a *app) apiKeyList() *cobra.Command {
 	}
 }
 
-func (a *app) apiKeyExpire() *cobra.Command {
-	return &cobra.Command{
-		Use:     "expire KEY",
-		Aliases: []string{"revoke"},
-		Short:   "Make a key useless",
-		Example: "  heddle apikeys expire 2",
-		Args:    args(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.apiKeys()
-			if err != nil {
-				return err
-			}
-			req := &v1.ExpireApiKeyRequest{}
-			req.Id, req.Prefix = keyRef(args[0])
-			resp, err := c.ExpireApiKey(cmd.Context(), req)
-			if err != nil {
-				return err
-			}
-			return a.done(resp, "the key works no more")
-		},
-	}
+func listAPIKeys(ctx context.Context, c v1.ApiKeyServiceClient) ([]*v1.ApiKey, error) {
+	return all(func(token string) ([]*v1.ApiKey, string, error) {
+		resp, err := c.ListApiKeys(ctx, &v1.ListApiKeysRequest{PageToken: token})
+		return resp.GetApiKeys(), resp.GetNextPageToken(), err
+	})
 }
 
-func (a *app) apiKeyDelete() *cobra.Command {
-	return a.keyDelete("API key", "heddle apikeys delete 2", func(ctx context.Context, id uint64, key string) error {
+func (a *app) findAPIKey(ctx context.Context, arg string) (namedKey, error) {
+	id, key := keyRef(arg)
+	c, err := a.apiKeys()
+	if err != nil {
+		return namedKey{}, err
+	}
+	list, err := listAPIKeys(ctx, c)
+	if err != nil {
+		return namedKey{}, err
+	}
+	for _, k := range list {
+		if k.GetId() == id || key != "" && k.GetPrefix() == public(key) {
+			return namedKey{k.GetId(), "", fmt.Sprintf("API key %d (%s, %s)", k.GetId(), k.GetPrefix(), k.GetRole()), true}, nil
+		}
+	}
+	return namedKey{id, key, "the key", false}, nil
+}
+
+func (a *app) apiKeyRevoke() *cobra.Command {
+	cmd := a.keyRevoke("apikeys", "Make a key useless", a.apiKeyIDs(), func(ctx context.Context, arg string) error {
+		k, err := a.findAPIKey(ctx, arg)
+		if err != nil {
+			return err
+		}
 		c, err := a.apiKeys()
 		if err != nil {
 			return err
 		}
-		resp, err := c.DeleteApiKey(ctx, &v1.DeleteApiKeyRequest{Id: id, Prefix: key})
+		resp, err := c.ExpireApiKey(ctx, &v1.ExpireApiKeyRequest{Id: k.id, Prefix: k.key})
 		if err != nil {
 			return err
 		}
-		return a.done(resp, "the key is deleted")
+		return a.done(resp, "%s is revoked: it works no more", k.text)
 	})
+	return alsoFlag(cmd, "prefix", "p")
+}
+
+func (a *app) apiKeyDelete() *cobra.Command {
+	cmd := a.keyDelete("apikeys", a.apiKeyIDs(), a.findAPIKey, func(ctx context.Context, k namedKey) (proto.Message, error) {
+		c, err := a.apiKeys()
+		if err != nil {
+			return nil, err
+		}
+		return c.DeleteApiKey(ctx, &v1.DeleteApiKeyRequest{Id: k.id, Prefix: k.key})
+	})
+	return alsoFlag(cmd, "prefix", "p")
 }

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 func (a *app) nodesCommand() *cobra.Command {
 	g := group("nodes", "The devices of the tailnet",
 		a.nodeList(), a.nodeShow(), a.nodeRename(), a.nodeDelete(), a.nodeExpire(), a.nodeTag(),
-		a.nodeApproveRoutes(), a.nodeListRoutes(), a.register("register"))
+		a.nodeApproveRoutes(), a.nodeListRoutes(), a.register())
 	g.Aliases = []string{"node", "machines", "machine"}
 	g.Long = g.Short + ".\n\nWhere a command wants a NODE, give its ID, its name or one of its addresses."
 	return g
@@ -54,19 +56,59 @@ func (a *app) nodeList() *cobra.Command {
 			if req.GetUser()+req.GetTag() != "" {
 				hint = "There are no such nodes."
 			}
-			return showList(a, list, hint, func() {
-				t := newTable("ID", "NAME", "OWNER", "ADDRESSES", "STATUS", "LAST SEEN", "KEY EXPIRES")
-				for _, n := range list {
-					t.add(n.GetId(), n.GetGivenName(), ownerText(n.GetUser(), n.GetTags()), strings.Join(n.GetIpAddresses(), " "),
-						nodeStatus(n), when(n.GetLastSeen(), "never"), when(n.GetExpiry(), "never"))
-				}
-				a.print(t)
-			})
+			return showList(a, list, hint, func() { a.printNodes(list) })
 		},
 	}
-	cmd.Flags().StringVarP(&req.User, "user", "u", "", "only that user's nodes: `ID`, name or e-mail address")
-	cmd.Flags().StringVarP(&req.Tag, "tag", "t", "", "only nodes with that `tag`")
+	a.userFlag(cmd, &req.User, "only nodes of that `USER`: ID, name or e-mail")
+	cmd.Flags().StringVarP(&req.Tag, "tag", "t", "", "only nodes with that `TAG`")
 	return cmd
+}
+
+func (a *app) printNodes(list []*v1.Node) {
+	t := newTable("ID", "NAME", "OWNER", "ADDRESS", "STATUS", "LAST SEEN", "EXPIRES", "ROUTES")
+	t.cut, t.drop = []string{"OWNER"}, []string{"EXPIRES", "OWNER", "ROUTES"}
+	waiting := false
+	for _, n := range list {
+		routes := "-"
+		if len(n.GetAvailableRoutes()) > 0 {
+			routes = fmt.Sprint(len(n.GetAvailableRoutes()))
+		}
+		shown := cell{text: routes}
+		if count := waitingRoutes(n); count > 0 {
+			shown, waiting = cell{fmt.Sprintf("%d wait", count), yellow}, true
+		}
+		t.add(n.GetId(), n.GetGivenName(), ownerText(n.GetUser(), n.GetTags()), firstOf(n.GetIpAddresses()),
+			nodeStatus(n), a.lastSeen(n), a.since(n.GetExpiry(), "never"), shown)
+	}
+	a.print(t)
+	if waiting {
+		a.hint("Routes wait for approval: see `heddle nodes list-routes`.")
+	}
+}
+
+// waitingRoutes returns how many routes a node offers that nobody has approved.
+func waitingRoutes(n *v1.Node) (count int) {
+	for _, r := range n.GetAvailableRoutes() {
+		if !slices.Contains(n.GetApprovedRoutes(), r) {
+			count++
+		}
+	}
+	return count
+}
+
+// firstOf returns the first of a node's addresses, which is the shorter.
+func firstOf(list []string) string {
+	if len(list) == 0 {
+		return "-"
+	}
+	return list[0]
+}
+
+func (a *app) lastSeen(n *v1.Node) string {
+	if n.GetOnline() && !n.GetExpired() {
+		return "now"
+	}
+	return a.since(n.GetLastSeen(), "never")
 }
 
 func nodeStatus(n *v1.Node) cell {
@@ -80,7 +122,7 @@ func nodeStatus(n *v1.Node) cell {
 }
 
 func (a *app) nodeShow() *cobra.Command {
-	return &cobra.Command{
+	return a.takesNode(&cobra.Command{
 		Use:     "show NODE",
 		Aliases: []string{"get"},
 		Short:   "Show all that is known of a node",
@@ -97,7 +139,13 @@ func (a *app) nodeShow() *cobra.Command {
 			}
 			return a.show(resp.GetNode(), func() { a.print(nodeTable(resp.GetNode())) })
 		},
-	}
+	})
+}
+
+// takesNode is for a command whose first argument is a node.
+func (a *app) takesNode(cmd *cobra.Command) *cobra.Command {
+	cmd.ValidArgsFunction = first(a.nodeNames())
+	return alsoFlag(cmd, "identifier", "i")
 }
 
 var methodTexts = map[v1.RegisterMethod]string{
@@ -164,7 +212,7 @@ func (a *app) nodeRename() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&follow, "follow-hostname", false, "name it after its host name again")
-	return cmd
+	return a.takesNode(cmd)
 }
 
 func (a *app) nodeDelete() *cobra.Command {
@@ -202,7 +250,7 @@ func (a *app) nodeDelete() *cobra.Command {
 		},
 	}
 	confirm = a.confirmer(cmd)
-	return cmd
+	return a.takesNode(cmd)
 }
 
 func (a *app) nodeExpire() *cobra.Command {
@@ -213,7 +261,7 @@ func (a *app) nodeExpire() *cobra.Command {
 		Use:   "expire NODE",
 		Short: "Make a node log in again, or say when it has to",
 		Example: `  heddle nodes expire laptop                 # now
-  heddle nodes expire laptop --extend 90d    # in 90 days, also if it has expired
+  heddle nodes expire laptop --extend 90d    # in 90 days; revives it, too
   heddle nodes expire laptop --at 2030-01-31T00:00:00Z
   heddle nodes expire laptop --never`,
 		Args: args(1, 1),
@@ -251,9 +299,9 @@ func (a *app) nodeExpire() *cobra.Command {
 		},
 	}
 	cmd.Flags().Var(&extend, "extend", "after that time from now: 24h, 90d, 1y")
-	cmd.Flags().StringVar(&at, "at", "", "at that `time`")
+	cmd.Flags().StringVar(&at, "at", "", "at that `TIME`")
 	cmd.Flags().BoolVar(&never, "never", false, "not at all")
-	return cmd
+	return a.takesNode(cmd)
 }
 
 func (a *app) nodeTag() *cobra.Command {
@@ -273,16 +321,27 @@ func (a *app) nodeTag() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			resp, err := c.SetTags(cmd.Context(), &v1.SetTagsRequest{Node: args[0], Tags: list})
+			found, err := c.GetNode(cmd.Context(), &v1.GetNodeRequest{Node: args[0]})
 			if err != nil {
 				return err
 			}
-			n := resp.GetNode()
-			return a.done(n, "node %d (%s) has the tags %s", n.GetId(), n.GetGivenName(), strings.Join(n.GetTags(), ", "))
+			old := found.GetNode()
+			resp, err := c.SetTags(cmd.Context(), &v1.SetTagsRequest{Node: fmt.Sprint(old.GetId()), Tags: list})
+			if err != nil {
+				return err
+			}
+			n, also := resp.GetNode(), ""
+			if len(old.GetTags()) == 0 {
+				also += "; it no longer belongs to " + old.GetUser().GetName()
+			}
+			if old.GetExpiry() != nil && n.GetExpiry() == nil {
+				also += "; its key no longer expires"
+			}
+			return a.done(n, "node %d (%s) has the tags %s%s", n.GetId(), n.GetGivenName(), strings.Join(n.GetTags(), ", "), also)
 		},
 	}
 	cmd.Flags().StringSliceVarP(&tags, "tags", "t", nil, "the same as the argument")
-	return cmd
+	return a.takesNode(cmd)
 }
 
 func (a *app) nodeApproveRoutes() *cobra.Command {
@@ -292,8 +351,8 @@ func (a *app) nodeApproveRoutes() *cobra.Command {
 		Use:   "approve-routes NODE [PREFIX[,PREFIX…]]",
 		Short: "Say which routes of a node are used",
 		Long: `Says which routes of a node are used. The prefixes replace what was approved;
-an empty argument ("") approves nothing. --add and --remove change it instead. Either
-exit route (0.0.0.0/0, ::/0) stands for both.`,
+an empty argument ("") approves nothing. --add and --remove change it instead.
+Either exit route (0.0.0.0/0, ::/0) stands for both.`,
 		Example: `  heddle nodes approve-routes gateway 192.168.1.0/24,10.0.0.0/8
   heddle nodes approve-routes gateway --add 0.0.0.0/0     # make it an exit node
   heddle nodes approve-routes gateway --remove 10.0.0.0/8
@@ -313,31 +372,45 @@ exit route (0.0.0.0/0, ::/0) stands for both.`,
 			case edits && len(req.Add)+len(req.Remove) == 0:
 				return usagef("--add and --remove want a prefix")
 			}
-			c, err := a.nodes()
-			if err != nil {
-				return err
-			}
-			resp, err := c.SetApprovedRoutes(cmd.Context(), req)
-			if err != nil {
-				return err
-			}
-			n := resp.GetNode()
-			if len(n.GetApprovedRoutes()) == 0 {
-				return a.done(n, "node %d (%s) has no approved routes", n.GetId(), n.GetGivenName())
-			}
-			return a.done(n, "node %d (%s) has the approved routes %s", n.GetId(), n.GetGivenName(), strings.Join(n.GetApprovedRoutes(), ", "))
+			return a.approveRoutes(cmd.Context(), req)
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&add, "add", nil, "approve these `prefixes` too")
-	f.StringSliceVar(&remove, "remove", nil, "approve these `prefixes` no longer")
+	f.StringSliceVar(&add, "add", nil, "approve these `PREFIXES` too")
+	f.StringSliceVar(&remove, "remove", nil, "approve these `PREFIXES` no longer")
 	f.StringSliceVarP(&set, "routes", "r", nil, "the same as the argument")
 	f.BoolVar(&force, "force", false, "approve also what the node does not advertise (yet)")
-	return cmd
+	return a.takesNode(cmd)
+}
+
+func (a *app) approveRoutes(ctx context.Context, req *v1.SetApprovedRoutesRequest) error {
+	c, err := a.nodes()
+	if err != nil {
+		return err
+	}
+	found, err := c.GetNode(ctx, &v1.GetNodeRequest{Node: req.GetNode()})
+	if err != nil {
+		return err
+	}
+	req.Node = fmt.Sprint(found.GetNode().GetId())
+	resp, err := c.SetApprovedRoutes(ctx, req)
+	if err != nil {
+		return err
+	}
+	n := resp.GetNode()
+	text := "no approved routes"
+	if len(n.GetApprovedRoutes()) > 0 {
+		text = "the approved routes " + strings.Join(n.GetApprovedRoutes(), ", ")
+	}
+	gone := slices.DeleteFunc(found.GetNode().GetApprovedRoutes(), func(r string) bool { return slices.Contains(n.GetApprovedRoutes(), r) })
+	if len(gone) > 0 {
+		text += " (no longer: " + strings.Join(gone, ", ") + ")"
+	}
+	return a.done(n, "node %d (%s) has %s", n.GetId(), n.GetGivenName(), text)
 }
 
 func (a *app) nodeListRoutes() *cobra.Command {
-	return &cobra.Command{
+	return a.takesNode(&cobra.Command{
 		Use:     "list-routes [NODE]",
 		Aliases: []string{"routes"},
 		Short:   "List the routes of one node or of all",
@@ -363,13 +436,14 @@ func (a *app) nodeListRoutes() *cobra.Command {
 			hint := "There are no routes; `tailscale set --advertise-routes=PREFIX` on a device offers one."
 			return showList(a, list, hint, func() {
 				t := newTable("NODE ID", "NODE", "ROUTE", "ADVERTISED", "APPROVED", "CARRIES IT")
+				t.cut = []string{"NODE"}
 				for _, r := range list {
 					t.add(r.GetNodeId(), r.GetNode(), r.GetPrefix(), yesNo(r.GetAdvertised()), approval(r), carrying(r))
 				}
 				a.print(t)
 			})
 		},
-	}
+	})
 }
 
 func approval(r *v1.Route) cell {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -119,6 +120,9 @@ type table struct {
 	head  []string
 	rows  [][]cell
 	whole bool // cut nothing, even if lines become longer than the terminal's
+	// On a narrow terminal those of cut become narrower, or all if there are
+	// none, and then those of drop are left out, one by one.
+	cut, drop []string
 }
 
 // cell is one field of a table.
@@ -170,11 +174,14 @@ func (a *app) print(t *table) {
 		}
 	}
 	if width > 0 && !t.whole {
-		shrink(widths, width)
+		t.shrink(widths, width)
 	}
 	var b strings.Builder
 	line := func(row []cell) {
 		for i, c := range row {
+			if widths[i] == 0 {
+				continue
+			}
 			text := fit(c.text, widths[i])
 			pad := widths[i] - length(text) + gap
 			if colors && c.color != 0 {
@@ -201,23 +208,34 @@ func (a *app) print(t *table) {
 	}
 }
 
-// shrink takes from the widest columns until all fit.
-func shrink(widths []int, width int) {
-	total := gap * (len(widths) - 1)
-	for _, w := range widths {
-		total += w
+// shrink makes columns narrower, and then zero for those that are left out,
+// until all fit.
+func (t *table) shrink(widths []int, width int) {
+	over := func() bool {
+		total := -gap
+		for _, w := range widths {
+			if w > 0 {
+				total += w + gap
+			}
+		}
+		return total > width
 	}
-	for ; total > width; total-- {
-		widest := 0
+	for over() {
+		widest := -1
 		for i, w := range widths {
-			if w > widths[widest] {
+			if w > minColumn && (len(t.cut) == 0 || slices.Contains(t.cut, t.head[i])) && (widest < 0 || w > widths[widest]) {
 				widest = i
 			}
 		}
-		if widths[widest] <= minColumn {
-			return
+		if widest < 0 {
+			break
 		}
 		widths[widest]--
+	}
+	for _, name := range t.drop {
+		if i := slices.Index(t.head, name); over() && i >= 0 {
+			widths[i] = 0
+		}
 	}
 }
 
@@ -249,12 +267,17 @@ func oneLine(r rune) rune {
 	return r
 }
 
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // terminal returns the width of w and whether to use colours, if w is a terminal.
 func terminal(w io.Writer) (width int, colors bool) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(w) {
 		return 0, false
 	}
+	f := w.(*os.File)
 	width, _, err := term.GetSize(int(f.Fd()))
 	if err != nil {
 		width = 0
@@ -268,6 +291,36 @@ func when(t *timestamppb.Timestamp, unset string) string {
 		return unset
 	}
 	return t.AsTime().Local().Format(time.DateTime)
+}
+
+// since is a time in a list, as people count it: 3m ago, in 180d.
+func (a *app) since(t *timestamppb.Timestamp, unset string) string {
+	if t == nil {
+		return unset
+	}
+	d := t.AsTime().Sub(a.now())
+	text := span(d.Abs())
+	switch {
+	case text == "0s":
+		return "now"
+	case d < 0:
+		return text + " ago"
+	}
+	return "in " + text
+}
+
+// span is a duration in its largest unit.
+func span(d time.Duration) string {
+	const year = 365 * day
+	for _, u := range []struct {
+		size, from time.Duration
+		name       string
+	}{{year, 3 * year, "y"}, {day, 2 * day, "d"}, {time.Hour, time.Hour, "h"}, {time.Minute, time.Minute, "m"}} {
+		if n := d.Round(u.size); n >= u.from {
+			return fmt.Sprintf("%d%s", n/u.size, u.name)
+		}
+	}
+	return fmt.Sprintf("%ds", d.Round(time.Second)/time.Second)
 }
 
 func yesNo(b bool) string {

@@ -3,18 +3,13 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"time"
 
-	"heddle/cmd/heddle/config"
 	v1 "heddle/proto/heddle/v1"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // version can be set by the linker (-X heddle/cmd/heddle/cli.version=v1.2.3).
@@ -75,7 +70,7 @@ var errUnhealthy = errors.New("not all parts of the server work")
 func (a *app) healthCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "health",
-		Short:   "Say which parts of the server work; the exit code is 1 if one does not",
+		Short:   "Say which parts of the server work; exit code 1 if one does not",
 		Example: "  heddle health\n  heddle health -o json",
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -89,13 +84,17 @@ func (a *app) healthCommand() *cobra.Command {
 			}
 			err = a.show(resp, func() {
 				t := newTable("PART", "STATE", "MESSAGE")
+				t.whole = true
 				t.add("server", cell{"works", green}, "-")
 				for _, p := range resp.GetParts() {
-					state := cell{"fails", red}
+					name, state := p.GetName(), cell{"fails", red}
 					if p.GetOk() {
 						state = cell{"works", green}
 					}
-					t.add(p.GetName(), state, or(p.GetMessage()))
+					for line := range strings.Lines(or(p.GetMessage())) { // each problem has its own
+						t.add(name, state, strings.TrimSpace(line))
+						name, state = "", cell{}
+					}
 				}
 				a.print(t)
 			})
@@ -144,49 +143,4 @@ func derpTable(regions []*v1.DERPRegion) *table {
 		}
 	}
 	return t
-}
-
-func (a *app) configCommand() *cobra.Command {
-	check := &cobra.Command{
-		Use:     "check [FILE]",
-		Short:   "Say what is wrong with the configuration",
-		Example: "  heddle config check /etc/heddle/heddle.yaml\n  heddle config check --config heddle.yaml",
-		Args:    args(0, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			path := ConfigPath(cmd)
-			if len(args) == 1 {
-				path = args[0]
-			}
-			return a.checkConfig(path)
-		},
-	}
-	example := &cobra.Command{
-		Use:     "example",
-		Short:   "Print a configuration file with all keys and what they mean",
-		Example: "  heddle config example > heddle.yaml",
-		Args:    args(0, 0),
-		RunE: func(*cobra.Command, []string) error {
-			_, err := a.out.Write(config.Example())
-			return err
-		},
-	}
-	return group("config", "The server's configuration", check, example)
-}
-
-func (a *app) checkConfig(path string) error {
-	cfg, err := config.Load(path, os.Environ())
-	if err == nil {
-		err = cfg.Check(time.Now())
-	}
-	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
-	}
-	for _, w := range cfg.Warnings {
-		a.hint("warning: %s", w)
-	}
-	if path == "" {
-		path = "without a file"
-	}
-	fmt.Fprintf(a.out, "the configuration (%s) is good: clients reach the server at %s\n", path, cfg.ServerURL)
-	return nil
 }

@@ -78,7 +78,7 @@ func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
 		t.Fatal(err)
 	}
 	o := api.Options{
-		State: w.state, Pending: w, Now: w.clock.now, History: store,
+		State: w.state, Pending: w, Logins: w.waiting, Now: w.clock.now, History: store,
 		Health:  func(context.Context) []api.Part { return w.parts },
 		Version: api.Version{Version: "v9.9.9", Commit: "0123456789abcdef", MinClient: "v1.80"},
 	}
@@ -188,7 +188,21 @@ func (w *world) CompleteLogin(ctx context.Context, a tailnet.Actor, id string, u
 		n, err = tx.RegisterForUser(r, user, m)
 		return err
 	})
+	if err == nil {
+		delete(w.logins, id)
+	}
 	return n, err
+}
+
+// waiting are the devices of CompleteLogin that wait.
+func (w *world) waiting(most int) (list []api.Login, more int) {
+	for id, r := range w.logins {
+		list = append(list, api.Login{
+			ID: id, Hostname: r.Hostinfo.Hostname, OS: r.Hostinfo.OS, Machine: "[abcde]",
+			From: netip.MustParseAddr("192.0.2.7"), Started: w.clock.now().Add(-90 * time.Second),
+		})
+	}
+	return list, 0
 }
 
 // result is what one command line did.
@@ -200,13 +214,18 @@ type result struct {
 // heddle runs a command line against the world's socket.
 func (w *world) heddle(args ...string) result {
 	w.t.Helper()
-	return heddle(w.t, "", append([]string{"--socket", w.socket}, args...)...)
+	return heddleAt(w.t, w.clock.now, "", append([]string{"--socket", w.socket}, args...)...)
 }
 
 func heddle(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
+	return heddleAt(t, nil, stdin, args...)
+}
+
+func heddleAt(t *testing.T, now func() time.Time, stdin string, args ...string) result {
+	t.Helper()
 	var out, errOut bytes.Buffer
-	code := cli.Run(t.Context(), args, strings.NewReader(stdin), &out, &errOut)
+	code := cli.Run(t.Context(), args, cli.Env{In: strings.NewReader(stdin), Out: &out, Err: &errOut, Now: now})
 	return result{out.String(), errOut.String(), code}
 }
 
@@ -240,6 +259,13 @@ func TestSessions(t *testing.T) {
 					if line == "# populated\n" {
 						w.populate()
 					}
+				case strings.HasPrefix(line, "(later: "):
+					b.WriteString(line)
+					d, err := time.ParseDuration(strings.TrimSuffix(strings.TrimPrefix(line, "(later: "), ")\n"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.clock.pass(d)
 				case strings.HasPrefix(line, "$ heddle"):
 					b.WriteString(line)
 					w.record(&b, words(strings.TrimPrefix(line, "$ heddle")))
@@ -277,6 +303,8 @@ var random = []struct {
 	{regexp.MustCompile(`tskey-(auth|api)-[a-z0-9]+-[a-z0-9]+`), "tskey-$1-publicpublic-SECRET"},
 	{regexp.MustCompile(`tskey-(auth|api)-[a-z0-9]{12}-\*`), "tskey-$1-publicpublic-*"},
 	{regexp.MustCompile(`("prefix": ")[a-z0-9]{12}"`), `${1}publicpublic"`},
+	{regexp.MustCompile(`(?m)^(\d+ +)[a-z0-9]{12}  `), `${1}publicpublic  `},   // in a table
+	{regexp.MustCompile(`(API key \d+ \()[a-z0-9]{12},`), `${1}publicpublic,`}, // in a sentence
 	{regexp.MustCompile(`(nodekey|mkey|discokey):[0-9a-f]{64}`), "$1:HEX"},
 	{regexp.MustCompile(`\bn[A-Za-z0-9]+CNTRL\b`), "STABLE-ID"},
 	{regexp.MustCompile(`go1\.[0-9.]+`), "go1.X"},

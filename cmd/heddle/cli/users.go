@@ -1,8 +1,7 @@
 package cli
 
 import (
-	"context"
-	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +22,8 @@ func (a *app) users() (v1.UserServiceClient, error) {
 	}
 	return v1.NewUserServiceClient(conn), nil
 }
+
+var userRoles = []string{"owner", "admin", "it-admin", "network-admin", "billing-admin", "auditor", "member"}
 
 func (a *app) userCreate() *cobra.Command {
 	req := &v1.CreateUserRequest{}
@@ -46,10 +47,11 @@ func (a *app) userCreate() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&req.DisplayName, "display-name", "d", "", "what other people are shown")
-	f.StringVarP(&req.Email, "email", "e", "", "mail address by which policies know the user")
-	f.StringVarP(&req.PictureUrl, "picture-url", "p", "", "URL of a picture")
-	f.StringVar(&req.Role, "role", "", "owner, admin, it-admin, network-admin, billing-admin, auditor or member")
+	f.StringVarP(&req.DisplayName, "display-name", "d", "", "`NAME` that other people are shown")
+	f.StringVarP(&req.Email, "email", "e", "", "mail `ADDRESS` by which policies know the user")
+	f.StringVarP(&req.PictureUrl, "picture-url", "p", "", "`URL` of a picture")
+	f.StringVar(&req.Role, "role", "", "`ROLE`: "+strings.Join(userRoles[:4], ", ")+",\n"+strings.Join(userRoles[4:], ", "))
+	complete(cmd, "role", choice(userRoles...))
 	return cmd
 }
 
@@ -75,7 +77,7 @@ func (a *app) userList() *cobra.Command {
 			return showList(a, list, "There are no users yet; `heddle users create NAME` makes one.", func() {
 				t := newTable("ID", "NAME", "DISPLAY NAME", "EMAIL", "ROLE", "CREATED")
 				for _, u := range list {
-					t.add(u.GetId(), u.GetName(), or(u.GetDisplayName()), or(u.GetEmail()), u.GetRole(), when(u.GetCreatedAt(), "-"))
+					t.add(u.GetId(), u.GetName(), or(u.GetDisplayName()), or(u.GetEmail()), u.GetRole(), a.since(u.GetCreatedAt(), "-"))
 				}
 				a.print(t)
 			})
@@ -99,8 +101,14 @@ func all[T any](get func(token string) ([]T, string, error)) ([]T, error) {
 	}
 }
 
+// takesUser is for a command whose first argument is a user.
+func (a *app) takesUser(cmd *cobra.Command) *cobra.Command {
+	cmd.ValidArgsFunction = first(a.userNames())
+	return alsoFlag(alsoFlag(cmd, "name", "n"), "identifier", "i")
+}
+
 func (a *app) userRename() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "rename USER NEW-NAME",
 		Short:   "Give a user another name; a policy that names the user must follow",
 		Example: "  heddle users rename alice alicia\n  heddle users rename 3 carol@example.com",
@@ -117,6 +125,7 @@ func (a *app) userRename() *cobra.Command {
 			return a.done(resp.GetUser(), "user %d is now called %s", resp.GetUser().GetId(), resp.GetUser().GetName())
 		},
 	}
+	return a.takesUser(lastFlag(cmd, "new-name", "r"))
 }
 
 func (a *app) userDelete() *cobra.Command {
@@ -146,54 +155,5 @@ func (a *app) userDelete() *cobra.Command {
 		},
 	}
 	confirm = a.confirmer(cmd)
-	return cmd
-}
-
-func (a *app) authCommand() *cobra.Command {
-	return group("auth", "Logins that wait for a person", a.register("register"))
-}
-
-// register makes the command that admits a device which waits; there is one
-// under auth and, as an older habit, one under nodes.
-func (a *app) register(use string) *cobra.Command {
-	var user, id string
-	cmd := &cobra.Command{
-		Use:     use + " --user USER [ID]",
-		Short:   "Admit the device that shows ID on its login page",
-		Example: "  heddle auth register --user alice 5f3hq2…\n  heddle nodes register --user alice --auth-id 5f3hq2…",
-		Args:    args(0, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case len(args) == 1 && id != "":
-				return usagef("give the ID once, as argument or as --auth-id")
-			case len(args) == 1:
-				id = args[0]
-			case id == "":
-				return usagef("which device? Give the ID that its login page shows")
-			}
-			if user == "" {
-				return usagef("whose device will it be? Give --user")
-			}
-			return a.registerNode(cmd.Context(), user, id)
-		},
-	}
-	f := cmd.Flags()
-	f.StringVarP(&user, "user", "u", "", "whose device it will be: `ID`, name or e-mail address")
-	f.StringVar(&id, "auth-id", "", "the `ID` that the login page shows")
-	f.StringVarP(&id, "key", "k", "", "")
-	f.MarkHidden("key") // what headscale calls it
-	return cmd
-}
-
-func (a *app) registerNode(ctx context.Context, user, id string) error {
-	conn, err := a.server()
-	if err != nil {
-		return err
-	}
-	resp, err := v1.NewAuthServiceClient(conn).AuthRegister(ctx, &v1.AuthRegisterRequest{User: user, AuthId: id})
-	if err != nil {
-		return err
-	}
-	n := resp.GetNode()
-	return a.done(n, "node %s of user %s has joined with the ID %s", n.GetGivenName(), n.GetUser().GetName(), fmt.Sprint(n.GetId()))
+	return a.takesUser(cmd)
 }
