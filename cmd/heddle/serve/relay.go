@@ -68,7 +68,7 @@ func (s *server) newRelay() (*relay, error) {
 	}
 	if cfg.STUNListenAddr != "" {
 		if r.stun, err = derp.ListenSTUN(cfg.STUNListenAddr, s.Log); err != nil {
-			return nil, fmt.Errorf("derp.embedded.stun_listen_addr: %w (another program may answer STUN there; choose another address, or \"\" for none)", err)
+			return nil, listenError("derp.embedded.stun_listen_addr", cfg.STUNListenAddr+" (UDP)", err)
 		}
 		r.region.STUNPort = int(r.stun.Addr().Port())
 	}
@@ -88,8 +88,9 @@ func (r *relay) openPinned(s *server) error {
 			names = append(names, ip.String())
 		}
 	}
+	addr := net.JoinHostPort(host, strconv.Itoa(r.region.DERPPort))
 	r.pinned, err = derp.ListenPinned(derp.PinnedConfig{
-		Addr:     net.JoinHostPort(host, strconv.Itoa(r.region.DERPPort)),
+		Addr:     addr,
 		Hosts:    names,
 		File:     s.dataFile("derp.pem"),
 		Handler:  r.Handler(),
@@ -97,7 +98,7 @@ func (r *relay) openPinned(s *server) error {
 		Log:      s.Log,
 	})
 	if err != nil {
-		return fmt.Errorf("derp.embedded.derp_port: %w", err)
+		return listenError("derp.embedded.derp_port", addr, err)
 	}
 	r.region.DERPPort = int(r.pinned.Addr().Port())
 	r.region.CertName = r.pinned.Pin()

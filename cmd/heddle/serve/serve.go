@@ -36,7 +36,7 @@ type Options struct {
 	// Out gets the welcome: how to join the first device.
 	Out io.Writer
 	// Command is how the user calls this program, for commands ready to paste,
-	// such as "heddle --config /etc/heddle.yaml".
+	// such as "heddle --config /etc/heddle/config.yaml".
 	Command string
 	// Ready is called once the server serves; nil is allowed.
 	Ready func()
@@ -60,6 +60,7 @@ type server struct {
 // after a graceful stop.
 func Run(ctx context.Context, o Options) (err error) {
 	s := &server{Options: o, cfg: o.Config}
+	s.warn()
 	if err := s.openData(ctx); err != nil {
 		return err
 	}
@@ -122,6 +123,7 @@ func (s *server) build() error {
 	s.api = api.New(api.Options{
 		State:      s.state,
 		Pending:    s.control,
+		Logins:     s.logins,
 		PolicyFile: s.policyFile(),
 		History:    s.db,
 		Health:     s.health,
@@ -129,6 +131,18 @@ func (s *server) build() error {
 		Log:        s.Log,
 	})
 	return nil
+}
+
+// logins tells the API which devices wait.
+func (s *server) logins(most int) (list []api.Login, more int) {
+	waiting, more := s.control.Logins(most)
+	for _, l := range waiting {
+		host := l.Registration.Hostinfo
+		list = append(list, api.Login{
+			ID: l.ID, Hostname: host.Hostname, OS: host.OS, Machine: l.Registration.Machine.ShortString(), From: l.From, Started: l.Started,
+		})
+	}
+	return list, more
 }
 
 // run runs the parts until ctx ends or one of them fails.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"expvar"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -55,7 +57,7 @@ func (s *server) openSockets() (err error) {
 			extra = s.relay.MetaCert()
 		}
 		if s.sockets.cert, err = loadCertificate(tls.CertFile, tls.KeyFile, extra); err != nil {
-			return fmt.Errorf("tls.cert_file: %w", err)
+			return fmt.Errorf("tls.cert_file, tls.key_file: %s", strings.TrimPrefix(err.Error(), "tls: "))
 		}
 	}
 	for _, l := range []struct {
@@ -70,7 +72,7 @@ func (s *server) openSockets() (err error) {
 			continue
 		}
 		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
-			return fmt.Errorf("%s: %w", l.key, err)
+			return listenError(l.key, l.addr, err)
 		}
 	}
 	s.sockets.unix, err = listenUnix(s.cfg.Listen.Socket, s.cfg.Listen.SocketMode)
@@ -109,6 +111,28 @@ func (s *server) closeSockets() {
 	}
 }
 
+// listenError says in the words of the config why nothing can listen at addr.
+func listenError(key, addr string, err error) error {
+	var call *os.SyscallError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &call):
+		err = call.Err
+	case errors.As(err, &op):
+		err = op.Err
+	}
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = " by another program: stop that, or choose another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = ": choose an address of this machine, or none for all of them"
+	case errors.Is(err, fs.ErrPermission):
+		hint = ": only root may use the ports below 1024, or who has CAP_NET_BIND_SERVICE"
+	}
+	return fmt.Errorf("%s: cannot listen at %s: %w%s", key, addr, err, hint)
+}
+
 // listenUnix opens the socket of the local command line. The database's lock
 // says that no other server uses this data directory, so a socket that is there
 // is a dead server's, unless the config points two servers at one.
@@ -130,7 +154,7 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	l, err := net.Listen("unix", path)
 	syscall.Umask(umask)
 	if err != nil {
-		return nil, fmt.Errorf("unix_socket: %w", err)
+		return nil, listenError("unix_socket", path, err)
 	}
 	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
@@ -198,9 +222,19 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, h
 	})
 }
 
+const debugIndex = `heddle's private listener. It has no authentication: keep it private.
+
+/debug/vars     memory and runtime numbers, as JSON (expvar)
+/debug/pprof/   profiles, for go tool pprof
+`
+
 // debugHandler serves what only operators may see.
 func (s *server) debugHandler() http.Handler {
 	r := chi.NewRouter()
+	r.Get("/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		io.WriteString(w, debugIndex)
+	})
 	r.HandleFunc("/debug/pprof/*", pprof.Index)
 	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)

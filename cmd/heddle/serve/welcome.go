@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
 
@@ -41,14 +42,35 @@ func (s *server) pinConfig(ctx context.Context) error {
 	return err
 }
 
-// welcome tells how to go on.
+// warn logs what is allowed in the config and yet probably not meant.
+func (s *server) warn() {
+	for _, w := range s.cfg.Warnings {
+		s.Log.Warn("config: " + w) // a sentence for people, each from a fixed pattern
+	}
+}
+
+// welcome tells what runs where, and how to go on.
 func (s *server) welcome() {
 	snap := s.state.Snapshot()
-	s.Log.Info("heddle serves", "url", s.cfg.ServerURL.String(), "listen", s.sockets.public.Addr().String(),
-		"nodes", snap.NumNodes(), "data", s.cfg.DataDir)
-	for _, w := range s.cfg.Warnings {
-		s.Log.Warn("config", "warning", w)
+	attrs := []any{"url", s.cfg.ServerURL.String(), "listen", listening(s.cfg.Listen.Addr, s.sockets.public.Addr())}
+	for _, l := range []struct {
+		name, addr string
+		socket     net.Listener
+	}{
+		{"grpc", s.cfg.Listen.GRPC, s.sockets.grpc},
+		{"metrics", s.cfg.Listen.Metrics, s.sockets.metrics},
+	} {
+		if l.socket != nil {
+			attrs = append(attrs, l.name, listening(l.addr, l.socket.Addr()))
+		}
 	}
+	if s.relay != nil && s.relay.pinned != nil {
+		attrs = append(attrs, "relay", s.relay.pinned.Addr().String())
+	}
+	if s.relay != nil && s.relay.stun != nil {
+		attrs = append(attrs, "stun", listening(s.cfg.DERP.Embedded.STUNListenAddr, s.relay.stun.Addr()))
+	}
+	s.Log.Info("heddle serves", append(attrs, "socket", s.cfg.Listen.Socket, "nodes", snap.NumNodes(), "data", s.cfg.DataDir)...)
 	if snap.NumNodes() > 0 || s.Out == nil {
 		return
 	}
@@ -69,4 +91,13 @@ listen_addr in a config file (heddle config example) and start with --config.
 
 `)
 	}
+}
+
+// listening returns where a listener listens as it is configured, unless the
+// system has chosen the port.
+func listening(configured string, actual fmt.Stringer) string {
+	if _, port, err := net.SplitHostPort(configured); err == nil && port != "0" {
+		return configured
+	}
+	return actual.String()
 }
