@@ -349,9 +349,9 @@ func (t *Table) List(most int) (list []Login, more int) {
 	t.expireLocked()
 	for el := t.order.Back(); el != nil; el = el.Prev() {
 		switch e := el.Value.(*entry); {
-		case e.Done:
+		case e.login.Done:
 		case len(list) < most:
-			list = append(list, e.Login)
+			list = append(list, e.Login())
 		default:
 			more++
 		}
