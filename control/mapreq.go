@@ -141,7 +141,10 @@ func (s *Server) send(c *call, m netmap.Message) error {
 	const slowest = 16 << 10 // bytes per second
 	limit := min(s.limits.Write+time.Duration(m.Len()/slowest)*time.Second, 110*time.Second)
 	began := time.Now()
-	c.rc.SetWriteDeadline(began.Add(limit))
+	if m.Len() > slowest {
+		c.rc.SetWriteDeadline(began.Add(limit)) // for less the connection's own limit will do
+		defer c.rc.SetWriteDeadline(time.Time{})
+	}
 	var err error
 	for _, p := range m.Parts() {
 		if _, err = c.w.Write(p); err != nil {
@@ -160,6 +163,5 @@ func (s *Server) send(c *call, m netmap.Message) error {
 	if err != nil {
 		return errGone // nobody is left to be told
 	}
-	c.rc.SetWriteDeadline(time.Time{})
 	return nil
 }

@@ -409,7 +409,7 @@ func (c *Conn) Sweep(now time.Time) func() {
 	idle := len(c.streams) == 0 && now.Sub(c.idle) > c.opts.Idle
 	late := false
 	for _, st := range c.streams {
-		late = late || st.due.sending && !st.due.write.IsZero() && now.After(st.due.write)
+		late = late || st.due.late(now)
 	}
 	c.mu.Unlock()
 	silent := now.Sub(time.Unix(0, c.life.heard.Load()))

@@ -40,8 +40,19 @@ type stream struct {
 
 // due is by when the client must have done what the handler waits for.
 type due struct {
-	read, write time.Time // zero: in any time
-	sending     bool      // the write deadline is running
+	read, write time.Time // zero: in any time for reads, writeStall for what is buffered at a time
+	since       time.Time // when it was first asked to take what is buffered; zero if nothing is
+}
+
+// late reports whether the client has not taken in time what was sent.
+func (d *due) late(now time.Time) bool {
+	switch {
+	case d.since.IsZero():
+		return false
+	case d.write.IsZero():
+		return now.Sub(d.since) > writeStall
+	}
+	return now.After(d.write)
 }
 
 // newStream returns a stream and its request.
@@ -189,61 +200,60 @@ func (st *stream) drop() {
 // flush sends the header, if it was not sent, and what is buffered.
 func (st *stream) flush(end bool) error {
 	defer st.drop()
-	st.sends(true)
-	defer st.sends(false)
-	var head []byte
 	var data []byte
 	if st.out != nil {
 		data = (*st.out)[frameHeaderLen:]
 	}
+	var head []byte
 	if !st.begun {
 		st.begun = true
-		bare := end && len(data) == 0
-		head = headersFrames(st.id, st.status, st.header, bare)
-		if len(data) == 0 {
-			if err := st.alive(); err != nil {
-				return err
-			}
-			return st.c.write(head)
+		bare := len(data) == 0
+		head = headersFrames(st.id, st.status, st.header, bare && end)
+		if bare {
+			return st.send(head)
 		}
 	}
-	if len(data) == 0 && !end {
-		return st.alive()
+	if len(data) == 0 {
+		if !end {
+			return nil
+		}
+		return st.send(head, appendHeader(nil, 0, http2.FrameData, http2.FlagDataEndStream, st.id))
 	}
-	for at := 0; ; {
+	for at := 0; at < len(data); head = nil {
 		n, err := st.take(len(data) - at)
 		if err != nil {
 			return err
 		}
 		var flags http2.Flags
-		if last := at+n == len(data); last && end {
+		if end && at+n == len(data) {
 			flags = http2.FlagDataEndStream
 		}
 		// The frame's header takes the place of what was sent before, or of the room that was left for it.
-		frame := []byte(nil)
-		if st.out == nil {
-			frame = appendHeader(nil, 0, http2.FrameData, flags, st.id)
-		} else {
-			frame = (*st.out)[at : at+frameHeaderLen+n]
-			appendHeader(frame[:0], n, http2.FrameData, flags, st.id)
-		}
+		frame := (*st.out)[at : at+frameHeaderLen+n]
+		appendHeader(frame[:0], n, http2.FrameData, flags, st.id)
 		if err := st.c.write(head, frame); err != nil {
 			return err
 		}
-		head = nil
-		if at += n; at == len(data) {
-			return nil
-		}
+		at += n
 	}
-}
-
-// alive returns why nothing can be sent any more, or nil.
-func (st *stream) alive() error {
 	st.c.mu.Lock()
-	defer st.c.mu.Unlock()
-	return st.aliveLocked()
+	st.due.since = time.Time{}
+	st.c.mu.Unlock()
+	return nil
 }
 
+// send sends frames that need no window.
+func (st *stream) send(frames ...[]byte) error {
+	st.c.mu.Lock()
+	err := st.aliveLocked()
+	st.c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return st.c.write(frames...)
+}
+
+// aliveLocked returns why nothing can be sent any more, or nil.
 func (st *stream) aliveLocked() error {
 	if st.dead != nil {
 		return st.dead
@@ -251,23 +261,19 @@ func (st *stream) aliveLocked() error {
 	return st.c.err
 }
 
-// sends notes that the client is to take something, which the write deadline bounds.
-func (st *stream) sends(now bool) {
-	st.c.mu.Lock()
-	st.due.sending = now
-	st.c.mu.Unlock()
-}
-
 // take waits for the client to take some of want bytes, and says how many.
 func (st *stream) take(want int) (int, error) {
 	c := st.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if st.due.since.IsZero() {
+		st.due.since = time.Now()
+	}
 	for {
 		if err := st.aliveLocked(); err != nil {
 			return 0, err
 		}
-		if n := min(int64(want), st.window, c.window); n > 0 || want == 0 {
+		if n := min(int64(want), st.window, c.window); n > 0 {
 			st.window -= n
 			c.window -= n
 			return int(n), nil
