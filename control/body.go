@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -27,29 +28,44 @@ func newIntake(decoding int) intake {
 // perConn counts requests by connection.
 type perConn struct {
 	mu sync.Mutex
-	n  map[*noise.Conn]int
+	of map[*noise.Conn]*tally
 }
 
-// enter counts a request, if the connection has fewer than max.
-func (p *perConn) enter(c *noise.Conn, max int) bool {
+type tally struct {
+	n    int
+	free chan struct{} // closed when the next one leaves
+}
+
+// enter counts a request, if the connection has fewer than max; if not, free is
+// closed when it is time to try again.
+func (p *perConn) enter(c *noise.Conn, max int) (ok bool, free <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.n[c] >= max {
-		return false
+	if p.of == nil {
+		p.of = map[*noise.Conn]*tally{}
 	}
-	if p.n == nil {
-		p.n = map[*noise.Conn]int{}
+	t := p.of[c]
+	if t == nil {
+		t = &tally{free: make(chan struct{})}
+		p.of[c] = t
 	}
-	p.n[c]++
-	return true
+	if t.n >= max {
+		return false, t.free
+	}
+	t.n++
+	return true, nil
 }
 
 func (p *perConn) leave(c *noise.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.n[c]--; p.n[c] == 0 {
-		delete(p.n, c)
+	t := p.of[c]
+	close(t.free)
+	if t.n--; t.n == 0 {
+		delete(p.of, c)
+		return
 	}
+	t.free = make(chan struct{})
 }
 
 // allowance is what a body may cost.
@@ -69,11 +85,34 @@ func (s *Server) allowance(c *call) allowance {
 	return allowance{s.limits.StrangerBody, 5 * time.Second, 2, s.intake.strangers}
 }
 
+// bodyPatience is how long a request waits until others of its connection have
+// arrived.
+const bodyPatience = 3 * time.Second
+
+// place lets a request wait for its turn to be read. Leave with intake.bodies.
+func (s *Server) place(ctx context.Context, c *call, max int) error {
+	busy := time.NewTimer(bodyPatience)
+	defer busy.Stop()
+	for {
+		ok, free := s.intake.bodies.enter(c.conn, max)
+		if ok {
+			return nil
+		}
+		select {
+		case <-free:
+		case <-busy.C:
+			return errBusy
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // decode reads the body, in bounded time and space.
 func (s *Server) decode(c *call, r *http.Request, into any) error {
 	a := s.allowance(c)
-	if !s.intake.bodies.enter(c.conn, a.conn) {
-		return errBusy
+	if err := s.place(r.Context(), c, a.conn); err != nil {
+		return err
 	}
 	defer s.intake.bodies.leave(c.conn)
 	c.rc.SetReadDeadline(time.Now().Add(a.time))

@@ -84,7 +84,7 @@ func (s *Server) serveUnknown(ctx context.Context, c *call, req *tailcfg.MapRequ
 		return errBusy
 	}
 	if req.Stream {
-		if !s.intake.ghosts.enter(c.conn, 1) {
+		if first, _ := s.intake.ghosts.enter(c.conn, 1); !first {
 			return errBusy
 		}
 		defer s.intake.ghosts.leave(c.conn)
