@@ -95,12 +95,13 @@ func TestPeerIsMinimal(t *testing.T) {
 		return r.Peers[0]
 	}
 	n := f.snap().Node(b)
+	mark := n.Report.Disco.Raw32()
 	want := map[string]any{
 		"ID": float64(b), "StableID": string(n.StableID), "Name": "beta.tail.test.", "User": float64(u),
 		"Key": n.Key.String(), "DiscoKey": n.Report.Disco.String(), "KeyExpiry": "2026-08-28T12:00:00Z",
 		"Addresses": []any{n.Addrs.V4.String() + "/32", n.Addrs.V6.String() + "/128"},
 		"Endpoints": []any{"192.0.2.1:41641", "10.0.0.1:41641"}, "HomeDERP": 1.0, "Cap": 142.0, "Online": true,
-		"Hostinfo": map[string]any{"OS": "linux", "Hostname": "beta", "Services": []any{
+		"Hostinfo": map[string]any{"OS": "linux", "Hostname": "beta", "BackendLogID": fmt.Sprintf("%x", mark[:2]), "Services": []any{
 			map[string]any{"Proto": "peerapi4", "Port": 4711.0}, map[string]any{"Proto": "peerapi6", "Port": 4711.0},
 		}},
 	}
@@ -279,8 +280,26 @@ func TestFrequentDeltasAreIncremental(t *testing.T) {
 	rebuilt := c.full
 	c.mu.Unlock()
 	from := f.snap()
+	var newcomer tailnet.NodeID
+	// restart reports as a client does that has started: at first it knows no DERP home.
+	restart := func(id tailnet.NodeID) {
+		h := hostinfo(f.snap().Node(id).Name)
+		h.NetInfo = nil
+		f.update(func(tx *tailnet.Tx) error {
+			return tx.Report(id, tailnet.Update{Disco: key.NewDisco().Public(), CapVer: 142, Hostinfo: h})
+		})
+	}
 	for _, do := range []func(){
 		func() { f.join(u, "gamma") },
+		func() {
+			f.update(func(tx *tailnet.Tx) error {
+				n, err := tx.RegisterForUser(tailnet.Registration{Machine: key.NewMachine().Public(), Key: key.NewNode().Public(), Hostinfo: &tailcfg.Hostinfo{Hostname: "epsilon"}, CapVer: 142}, u, tailnet.ByCLI)
+				newcomer = n.ID
+				return err
+			})
+		},
+		func() { restart(newcomer) },
+		func() { restart(b) },
 		func() { f.update(func(tx *tailnet.Tx) error { return tx.RenameNode(b, "delta") }) },
 		func() {
 			n := f.snap().Node(b)

@@ -2,6 +2,7 @@ package netmap
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +15,7 @@ import (
 
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 	"tailscale.com/util/dnsname"
 )
 
@@ -163,7 +165,7 @@ func appendLasting(b []byte, a sight, base string) []byte {
 		b = appendCaps(b, a.caps)
 	}
 	b = append(b, `,"Hostinfo":`...)
-	b = appendHostinfo(b, n.Report.Hostinfo)
+	b = appendHostinfo(b, n.Report.Hostinfo, n.Report.Disco)
 	if n.Status.Expired {
 		b = append(b, `,"Expired":true`...)
 	}
@@ -224,13 +226,24 @@ func withoutExit(routes []netip.Prefix) []netip.Prefix {
 
 // appendHostinfo writes what clients read of a peer's Hostinfo. The rest is
 // nobody's business, and would change more often.
-func appendHostinfo(b []byte, h *tailcfg.Hostinfo) []byte {
+//
+// BackendLogID, which they read of themselves only, is a mark of the disco key. Each start of a
+// client brings a new key, and clients build everything anew for a patch that has one; they make a
+// patch of a whole node too unless something changes with the key that forbids it. Keys with
+// the same mark, which are rare, cost just that.
+func appendHostinfo(b []byte, h *tailcfg.Hostinfo, disco key.DiscoPublic) []byte {
 	b = append(b, `{"OS":`...)
 	b = appendString(b, h.OS)
 	b = append(b, `,"Hostname":`...)
 	b = appendString(b, h.Hostname)
 	if h.ShareeNode {
 		b = append(b, `,"ShareeNode":true`...)
+	}
+	if !disco.IsZero() {
+		raw := disco.Raw32()
+		b = append(b, `,"BackendLogID":"`...)
+		b = hex.AppendEncode(b, raw[:2])
+		b = append(b, '"')
 	}
 	b = appendServices(b, h.Services)
 	if len(h.SSH_HostKeys) > 0 {

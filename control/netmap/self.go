@@ -11,6 +11,7 @@ import (
 	"heddle/policy"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 )
 
 // appendSelf writes the viewer's own node. What the client knows better itself
@@ -33,7 +34,7 @@ func (e *Encoder) appendSelf(b []byte, s *tailnet.Snapshot, n *tailnet.Node) []b
 	b = appendTagsAndPrimaries(b, n, slices.DeleteFunc(serves, func(r netip.Prefix) bool { return s.Primaries().Of(r) != n.ID }))
 	b = append(b, `,"Hostinfo":`...)
 	h := n.Report.Hostinfo
-	b = appendHostinfo(b, &tailcfg.Hostinfo{OS: h.OS, Hostname: h.Hostname})
+	b = appendHostinfo(b, &tailcfg.Hostinfo{OS: h.OS, Hostname: h.Hostname}, key.DiscoPublic{})
 	b = append(b, `,"Created":`...)
 	b = appendTime(b, n.Origin.Created)
 	if n.Status.Expired {
