@@ -1,0 +1,140 @@
+//go:build linux
+
+package integration_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"heddle/integration/lab"
+	"heddle/integration/stock"
+
+	"tailscale.com/ipn/ipnstate"
+)
+
+// counts is what a client counted of the messages from its server.
+type counts struct {
+	deltas   int // messages that it applied to what it had
+	rebuilds int // messages that made it build everything anew
+}
+
+func countsOf(t *testing.T, c *stock.Client) counts {
+	t.Helper()
+	metrics, err := c.API.DaemonMetrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n counts
+	for lines := bufio.NewScanner(bytes.NewReader(metrics)); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		var into *int
+		switch name {
+		case "controlclient_map_response_handled_incrementally":
+			into = &n.deltas
+		case "controlclient_map_response_handled_full_rebuild":
+			into = &n.rebuilds
+		default:
+			continue
+		}
+		if _, err := fmt.Sscan(value, into); err != nil {
+			t.Fatalf("%s: %q: %v", c.Name, lines.Text(), err)
+		}
+	}
+	if n.rebuilds == 0 {
+		t.Fatalf("%s has not counted its first map: %s", c.Name, metrics)
+	}
+	return n
+}
+
+// testCounters lets things happen that a tailnet sees all day. Clients apply them to what they
+// have; building everything anew costs them work that grows with the tailnet.
+func (p *policyMesh) testCounters(t *testing.T) {
+	extra := netip.MustParsePrefix("198.51.100.122/24")
+	gus := p.client(t, p.inet.Host("gus", 24))
+	for _, event := range []struct {
+		name string
+		run  func(t *testing.T)
+	}{
+		{"a peer changes its endpoints", func(t *testing.T) {
+			p.ben.AddAddr(p.inet.Switch, extra)
+			p.ben.MustCLI(t, "debug", "restun")
+			awaitEndpoint(t, p.anna, "ben", extra.Addr())
+		}},
+		{"a peer goes offline", func(t *testing.T) {
+			p.ben.Stop(t)
+			p.anna.Await(t, onlineGrace+seconds, "sees ben offline", benOnline(false))
+		}},
+		{"a peer comes online", func(t *testing.T) {
+			p.ben.Start(t)
+			p.anna.Await(t, 2*seconds, "sees ben online", benOnline(true))
+			p.anna.AwaitDirect(t, 2*seconds, p.ben.IPv4(t)) // with the keys of his new process
+		}},
+		{"a peer joins", func(t *testing.T) {
+			gus.Up(t, p.server.authKey(t, "alice"))
+			p.anna.AwaitOnline(t, 2*seconds, gus)
+			p.anna.AwaitDirect(t, 2*seconds, gus.IPv4(t))
+		}},
+		{"a peer is removed", func(t *testing.T) {
+			p.server.must(t, "nodes", "delete", "gus", "--yes")
+			p.anna.AwaitGone(t, seconds, "gus")
+		}},
+		{"an edit of the policy", func(t *testing.T) {
+			p.grant(t, `{"src": ["alice@"], "dst": ["tag:server"], "ip": ["*"]}`)
+			p.anna.AwaitGone(t, seconds, "ben")
+			p.grant(t, amongNodes)
+			p.anna.AwaitOnline(t, seconds, p.ben)
+		}},
+	} {
+		t.Run(event.name, func(t *testing.T) {
+			before := countsOf(t, p.anna)
+			event.run(t)
+			after := countsOf(t, p.anna)
+			if after.deltas == before.deltas || after.rebuilds != before.rebuilds {
+				t.Errorf("anna's client counted %+v before and %+v after; want more deltas and no rebuild", before, after)
+			}
+			t.Logf("deltas: %d", after.deltas-before.deltas)
+		})
+	}
+}
+
+// awaitEndpoint waits until a client knows that a peer can be found at an address.
+func awaitEndpoint(t *testing.T, c *stock.Client, peer string, addr netip.Addr) {
+	t.Helper()
+	lab.Await(t, 2*seconds, c.Name+" knows "+addr.String(), func() error {
+		out, err := c.CLI(t.Context(), "debug", "netmap")
+		if err != nil {
+			return err
+		}
+		var nm struct {
+			Peers []struct {
+				Name      string
+				Endpoints []netip.AddrPort
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &nm); err != nil {
+			return err
+		}
+		for _, p := range nm.Peers {
+			for _, e := range p.Endpoints {
+				if strings.HasPrefix(p.Name, peer+".") && e.Addr() == addr {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("it knows %+v", nm.Peers)
+	})
+}
+
+func benOnline(want bool) func(*ipnstate.Status) error {
+	return func(st *ipnstate.Status) error {
+		if p := stock.Peer(st, "ben"); p == nil || p.Online != want {
+			return fmt.Errorf("it says %+v", p)
+		}
+		return nil
+	}
+}
