@@ -171,6 +171,19 @@ func (p *policyMesh) testAccess(t *testing.T) {
 	p.explains(t, "anna", "ben:80", false)
 	p.explains(t, "anna", "ben:81", true)
 
+	// Who may only from another operating system, may not.
+	posture := func(os string) {
+		t.Helper()
+		p.setPolicy(t, `
+	"postures": {"posture:theirs": ["node:os == '`+os+`'"]},
+	"grants": [{"src": ["alice@"], "dst": ["bert@"], "ip": ["tcp:80"], "srcPosture": ["posture:theirs"]}],`)
+	}
+	posture("linux")
+	awaitFetch(t, seconds, p.anna.Host, ben80, anna)
+	posture("windows")
+	p.refused(t, p.anna, ben80)
+	p.explains(t, "anna", "ben:80", false)
+
 	// Who may reach nothing of each other does not even know of each other.
 	p.grant(t, `{"src": ["alice@"], "dst": ["tag:server"], "ip": ["*"]}`)
 	took = p.anna.AwaitGone(t, seconds, "ben")
