@@ -48,6 +48,7 @@ type Config struct {
 type Server struct {
 	State   *tailnet.State
 	Control *control.Server
+	Maps    *netmap.Encoder
 	Handler http.Handler // what the outside reaches
 	Key     key.MachinePublic
 
@@ -87,9 +88,10 @@ func (s *Server) start() {
 		s.t.Fatal(err)
 	}
 	u := &url.URL{Scheme: "http", Host: "heddle.test"}
+	s.Maps = netmap.NewEncoder(netmap.Options{ServerURL: u.String(), Log: s.config.Log})
 	ctl := control.New(control.Options{
 		State:     state,
-		Maps:      netmap.NewEncoder(netmap.Options{ServerURL: u.String(), Log: s.config.Log}),
+		Maps:      s.Maps,
 		NoiseKey:  s.config.NoiseKey,
 		ServerURL: u,
 		Log:       s.config.Log,

@@ -267,3 +267,12 @@ func (st *Stream) Close() {
 	st.cancel()
 	<-st.done
 }
+
+// Forget closes the stream and drops all that it was sent.
+func (st *Stream) Forget() {
+	st.Close()
+	<-st.done
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.netmap, st.log = Netmap{}, nil
+}
