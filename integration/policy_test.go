@@ -316,6 +316,8 @@ func (p *policyMesh) testExitNode(t *testing.T) {
 	p.grant(t, amongNodes, `{"src": ["alice@"], "dst": ["autogroup:internet"], "ip": ["*"]}`)
 	p.anna.Await(t, seconds, "may use both exit nodes", exitNodes("dave", "ruth"))
 	p.ben.Await(t, seconds, "may use no exit node", exitNodes())
+	p.explains(t, "anna", outside.String(), true)
+	p.explains(t, "ben", outside.String(), false)
 	p.anna.MustCLI(t, "set", "--exit-node=dave")
 	awaitFetch(t, 10*time.Second, p.anna.Host, outside, dave)
 	if _, err := p.ben.CLI(t.Context(), "set", "--exit-node=dave"); err == nil {

@@ -35,12 +35,13 @@ func sshCommand(c *stock.Client, args ...string) []string {
 	return append([]string{"env", "HOME=" + c.StateDir()}, c.CommandLine(append([]string{"ssh"}, args...)...)...)
 }
 
-// awaitSSH runs `id -un` on dave by `tailscale ssh` until it is said to be the user that was asked
-// for, or until the error says why not.
-func (p *policyMesh) awaitSSH(t *testing.T, from *stock.Client, user, refusal string) {
+// awaitSSH runs `id -un` by `tailscale ssh` until the answer is the user in target (user@host), or
+// until the error says why not.
+func awaitSSH(t *testing.T, from *stock.Client, target, refusal string) {
 	t.Helper()
-	lab.Await(t, 2*seconds, fmt.Sprintf("%s: ssh %s@dave (%q)", from.Name, user, refusal), func() error {
-		out, err := from.Run(t.Context(), sshCommand(from, user+"@dave", "-o", "ConnectTimeout=2", "id -un")...)
+	user, _, _ := strings.Cut(target, "@")
+	lab.Await(t, 2*seconds, fmt.Sprintf("%s: ssh %s (%q)", from.Name, target, refusal), func() error {
+		out, err := from.Run(t.Context(), sshCommand(from, target, "-o", "ConnectTimeout=2", "id -un")...)
 		switch {
 		case refusal == "" && err != nil:
 			return err
@@ -50,6 +51,17 @@ func (p *policyMesh) awaitSSH(t *testing.T, from *stock.Client, user, refusal st
 			return fmt.Errorf("it is not refused: %q", out)
 		case refusal != "" && !strings.Contains(err.Error(), refusal):
 			return err
+		}
+		return nil
+	})
+}
+
+// awaitHostKeys waits until a client knows the SSH host keys of a peer.
+func awaitHostKeys(t *testing.T, c *stock.Client, peer string) {
+	t.Helper()
+	c.Await(t, seconds, "knows the host keys of "+peer, func(st *ipnstate.Status) error {
+		if p := stock.Peer(st, peer); p == nil || len(p.SSH_HostKeys) == 0 {
+			return fmt.Errorf("it says %+v", p)
 		}
 		return nil
 	})
@@ -76,22 +88,17 @@ func (p *policyMesh) testSSH(t *testing.T) {
 	}
 	rules(amongNodes)
 	p.dave.MustCLI(t, "set", "--ssh")
-	p.anna.Await(t, seconds, "knows dave's host keys", func(st *ipnstate.Status) error {
-		if peer := stock.Peer(st, "dave"); peer == nil || len(peer.SSH_HostKeys) == 0 {
-			return fmt.Errorf("it says %+v", peer)
-		}
-		return nil
-	})
-	p.awaitSSH(t, p.anna, "root", notThisNode)
+	awaitHostKeys(t, p.anna, "dave")
+	awaitSSH(t, p.anna, "root@dave", notThisNode)
 
 	rules(amongNodes, accept("alice@", `"autogroup:nonroot"`))
-	p.awaitSSH(t, p.anna, "sam", "")
-	p.awaitSSH(t, p.anna, "root", notThisUser)
-	p.awaitSSH(t, p.ben, "sam", notThisNode)
+	awaitSSH(t, p.anna, "sam@dave", "")
+	awaitSSH(t, p.anna, "root@dave", notThisUser)
+	awaitSSH(t, p.ben, "sam@dave", notThisNode)
 
 	rules(amongNodes, accept("alice@", `"autogroup:nonroot", "root"`))
-	p.awaitSSH(t, p.anna, "root", "")
-	p.awaitSSH(t, p.anna, "sam", "")
+	awaitSSH(t, p.anna, "root@dave", "")
+	awaitSSH(t, p.anna, "sam@dave", "")
 
 	t.Run("revocation", func(t *testing.T) {
 		session, err := p.anna.Host.Start("ssh", nil, sshCommand(p.anna, "sam@dave", "echo begun; sleep 600")...)
@@ -110,7 +117,7 @@ func (p *policyMesh) testSSH(t *testing.T) {
 		lab.Await(t, 2*seconds, "the session begins", said("begun"))
 		// A policy that still permits it does not disturb it.
 		rules(amongNodes, accept("alice@", `"sam"`))
-		p.awaitSSH(t, p.anna, "root", notThisUser)
+		awaitSSH(t, p.anna, "root@dave", notThisUser)
 		select {
 		case <-session.Done():
 			t.Fatalf("a session that is still permitted ended: %v", session.Err())
@@ -125,12 +132,24 @@ func (p *policyMesh) testSSH(t *testing.T) {
 		if err := said("Access revoked")(); err != nil {
 			t.Error(err)
 		}
-		p.awaitSSH(t, p.anna, "sam", notThisNode)
+		awaitSSH(t, p.anna, "sam@dave", notThisNode)
+	})
+
+	t.Run("one's own devices", func(t *testing.T) {
+		gil := p.client(t, p.inet.Host("gil", 25))
+		localAccounts(t, gil.Host)
+		gil.Up(t, p.server.authKey(t, "alice"), "--ssh")
+		rules(amongNodes, `{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self"], "users": ["autogroup:nonroot"]}`)
+		awaitHostKeys(t, p.anna, "gil")
+		awaitSSH(t, p.anna, "sam@gil", "")
+		awaitHostKeys(t, p.ben, "gil")
+		awaitSSH(t, p.ben, "sam@gil", notThisNode)
+		awaitSSH(t, p.anna, "sam@dave", notThisNode)
 	})
 
 	// SSH rules open no port.
 	rules(`{"src": ["alice@"], "dst": ["tag:server"], "ip": ["tcp:80"]}`, accept("alice@", `"autogroup:nonroot"`))
-	p.awaitSSH(t, p.anna, "sam", noAnswer)
+	awaitSSH(t, p.anna, "sam@dave", noAnswer)
 	p.dave.MustCLI(t, "set", "--ssh=false")
 	p.grant(t, amongNodes)
 }
