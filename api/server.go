@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -151,7 +152,10 @@ func (s *Server) ServeSocket(ctx context.Context, l net.Listener) error {
 	force := time.AfterFunc(stopGrace, g.Stop)
 	defer force.Stop()
 	g.GracefulStop()
-	return <-served
+	if err := <-served; !errors.Is(err, grpc.ErrServerStopped) { // which is no news if it was stopped before it began
+		return err
+	}
+	return nil
 }
 
 // Handler serves remote callers, who need an API key, as part of an

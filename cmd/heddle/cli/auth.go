@@ -5,8 +5,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
+	"heddle/cmd/heddle/cli/complete"
+	"heddle/cmd/heddle/cli/show"
 	v1 "heddle/proto/heddle/v1"
 )
 
@@ -24,7 +25,7 @@ func (a *app) register() *cobra.Command {
 		Example: `  heddle auth register --user alice 5f3hq2…
   heddle auth register --user alice https://vpn.example.com/register/5f3hq2…`,
 		Args:              args(0, 1),
-		ValidArgsFunction: first(a.waitingIDs()),
+		ValidArgsFunction: complete.First(a.names().Logins()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 1 && id != "":
@@ -98,23 +99,13 @@ func (a *app) authList() *cobra.Command {
 				a.hint("There are %d more, which wait for longer.", resp.GetOmitted())
 			}
 			return showList(a, list, "No device waits; one without a key does after `tailscale up --login-server URL`.", func() {
-				t := newTable("NAME", "SYSTEM", "FROM", "MACHINE", "SINCE", "ID")
-				t.cut, t.drop = []string{"NAME", "SYSTEM"}, []string{"SYSTEM", "FROM", "MACHINE"}
+				t := show.NewTable("NAME", "SYSTEM", "FROM", "MACHINE", "SINCE", "ID")
+				t.Cut, t.Drop = []string{"NAME", "SYSTEM"}, []string{"SYSTEM", "FROM", "MACHINE"}
 				for _, l := range list {
-					t.add(or(l.GetHostname()), or(l.GetOs()), or(l.GetFrom()), l.GetMachine(), a.since(l.GetStartedAt(), "-"), l.GetAuthId())
+					t.Add(or(l.GetHostname()), or(l.GetOs()), or(l.GetFrom()), l.GetMachine(), a.since(l.GetStartedAt(), "-"), l.GetAuthId())
 				}
 				a.print(t)
 			})
 		},
 	}
-}
-
-func (a *app) waitingIDs() completer {
-	return a.asked(func(ctx context.Context, conn grpc.ClientConnInterface) (out []cobra.Completion) {
-		resp, _ := v1.NewAuthServiceClient(conn).ListLogins(ctx, &v1.ListLoginsRequest{})
-		for _, l := range resp.GetLogins() {
-			out = append(out, cobra.CompletionWithDesc(l.GetAuthId(), l.GetHostname()))
-		}
-		return out
-	})
 }

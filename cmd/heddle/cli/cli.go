@@ -12,7 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/dial"
+	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/show"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -107,6 +110,9 @@ func (a *app) server() (*grpc.ClientConn, error) {
 	return a.dial.conn.ClientConn, nil
 }
 
+// names completes words with what the server knows.
+func (a *app) names() complete.Server { return a.server }
+
 func (a *app) close() {
 	if a.dial.conn != nil {
 		a.dial.conn.Close()
@@ -143,14 +149,14 @@ does not hold; 5 not allowed; 1 anything else.`,
 	f.StringVar(&a.flags.target.KeyFile, "api-key-file", "", "`FILE` with the key for it (HEDDLE_API_KEY_FILE; the\nkey itself goes into HEDDLE_API_KEY)")
 	f.StringVar(&a.flags.target.CAFile, "ca-file", "", "PEM `FILE` with a private CA of --address")
 	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT`: table, json or yaml (HEDDLE_OUTPUT)")
-	complete(root, "output", choice(formatTable, formatJSON, formatYAML))
+	complete.Flag(root, "output", complete.Choice(formatTable, formatJSON, formatYAML))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags(cmd) }
 	root.AddCommand(
 		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
 	)
-	addHabits(root)
+	habits.Add(root, func(err error) error { return inputError{err} })
 	return root
 }
 
@@ -223,5 +229,5 @@ func exclusive(cmd *cobra.Command, flags ...string) error {
 
 // hint prints a line that is not part of the output.
 func (a *app) hint(format string, args ...any) {
-	fmt.Fprintln(a.err, clean(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(a.err, show.Clean(fmt.Sprintf(format, args...)))
 }

@@ -261,7 +261,7 @@ func TestCompletion(t *testing.T) {
 		{"nodes show laptop ", ":4\n"},
 		{"nodes list --user ", "alice\tAlice\nbob@example.com\n:4\n"},
 		{"users delete ", "alice\tAlice\nbob@example.com\n:4\n"},
-		{"preauthkeys revoke ", "1\tone-time, of tag:web\n:4\n"},
+		{"preauthkeys revoke ", "1\tused, of tag:web\n:4\n"},
 		{"apikeys delete ", ":4\n"},
 		{"auth register ", "c0ffee\ttablet\n:4\n"},
 		{"users list -o ", "table\njson\nyaml\n:4\n"},

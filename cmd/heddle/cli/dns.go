@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"heddle/cmd/heddle/cli/show"
 	"heddle/cmd/heddle/config"
 
 	"github.com/spf13/cobra"
@@ -117,23 +118,23 @@ func (a *app) dnsShow() *cobra.Command {
 	}
 }
 
-func dnsTable(d *v1.DNS, by settings) *table {
-	t := newTable("SETTING", "VALUE", "SET BY")
-	t.whole = true
-	t.add("base domain", or(d.GetBaseDomain()), by["baseDomain"])
-	t.add("MagicDNS", yesNo(d.GetMagicDns()), by["magicDns"])
-	t.add("override local DNS", yesNo(d.GetOverrideLocalDns()), by["overrideLocalDns"])
-	t.add("nameservers", or(strings.Join(d.GetNameservers(), " ")), by["nameservers"])
-	t.add("search domains", or(strings.Join(d.GetSearchDomains(), " ")), by["searchDomains"])
+func dnsTable(d *v1.DNS, by settings) *show.Table {
+	t := show.NewTable("SETTING", "VALUE", "SET BY")
+	t.Whole = true
+	t.Add("base domain", or(d.GetBaseDomain()), by["baseDomain"])
+	t.Add("MagicDNS", yesNo(d.GetMagicDns()), by["magicDns"])
+	t.Add("override local DNS", yesNo(d.GetOverrideLocalDns()), by["overrideLocalDns"])
+	t.Add("nameservers", or(strings.Join(d.GetNameservers(), " ")), by["nameservers"])
+	t.Add("search domains", or(strings.Join(d.GetSearchDomains(), " ")), by["searchDomains"])
 	for _, s := range d.GetSplit() {
 		servers := strings.Join(s.GetNameservers(), " ")
 		if servers == "" {
 			servers = "only the tailnet's own records"
 		}
-		t.add("split "+s.GetDomain(), servers, by["split."+s.GetDomain()])
+		t.Add("split "+s.GetDomain(), servers, by["split."+s.GetDomain()])
 	}
 	for _, r := range d.GetRecords() {
-		t.add("record "+r.GetName(), r.GetType()+" "+r.GetValue(), by["records."+r.GetName()])
+		t.Add("record "+r.GetName(), r.GetType()+" "+r.GetValue(), by["records."+r.GetName()])
 	}
 	return t
 }
@@ -251,10 +252,10 @@ func (a *app) dnsRecordList() *cobra.Command {
 	}
 }
 
-func recordTable(list []*v1.DNSRecord) *table {
-	t := newTable("NAME", "TYPE", "VALUE")
+func recordTable(list []*v1.DNSRecord) *show.Table {
+	t := show.NewTable("NAME", "TYPE", "VALUE")
 	for _, r := range list {
-		t.add(r.GetName(), r.GetType(), r.GetValue())
+		t.Add(r.GetName(), r.GetType(), r.GetValue())
 	}
 	return t
 }

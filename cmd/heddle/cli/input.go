@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
-	"time"
+
+	"heddle/cmd/heddle/cli/show"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -40,7 +40,7 @@ func (c *confirmer) ask(format string, args ...any) error {
 	if c.yes {
 		return nil
 	}
-	fmt.Fprintf(c.app.err, "%s [y/N] ", clean(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(c.app.err, "%s [y/N] ", show.Clean(fmt.Sprintf(format, args...)))
 	answer, err := bufio.NewReader(io.LimitReader(c.app.in, 64)).ReadString('\n')
 	if err != nil && err != io.EOF {
 		return err
@@ -50,56 +50,6 @@ func (c *confirmer) ask(format string, args ...any) error {
 		return nil
 	}
 	return fmt.Errorf("nothing was deleted")
-}
-
-// durationValue is a flag like 90m, 24h, 7d, 2w or 1y.
-type durationValue time.Duration
-
-func (d *durationValue) Set(s string) error {
-	v, err := parseDuration(s)
-	if err != nil {
-		return err
-	}
-	*d = durationValue(v)
-	return nil
-}
-
-func (d *durationValue) Type() string { return "duration" }
-
-func (d *durationValue) String() string {
-	v := time.Duration(*d)
-	switch {
-	case v == 0:
-		return ""
-	case v%day == 0:
-		return fmt.Sprintf("%dd", v/day)
-	case v%time.Hour == 0:
-		return fmt.Sprintf("%dh", v/time.Hour)
-	}
-	return v.String()
-}
-
-const (
-	day     = 24 * time.Hour
-	maxDays = 100 * 365 // as far as time.Duration is safe
-)
-
-// parseDuration understands Go's durations and whole days, weeks and years.
-func parseDuration(s string) (time.Duration, error) {
-	units := map[byte]int{'d': 1, 'w': 7, 'y': 365}
-	if s != "" && units[s[len(s)-1]] > 0 {
-		n, err := strconv.Atoi(s[:len(s)-1])
-		days := n * units[s[len(s)-1]]
-		if err != nil || n <= 0 || n > maxDays || days > maxDays {
-			return 0, fmt.Errorf("%q is not a duration like 90m, 24h, 7d or 1y", s)
-		}
-		return time.Duration(days) * day, nil
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%q is not a duration like 90m, 24h, 7d or 1y", s)
-	}
-	return d, nil
 }
 
 // readBounded reads a file, or in if it is called "-", of at most limit bytes.

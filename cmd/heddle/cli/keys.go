@@ -11,10 +11,14 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"heddle/cmd/heddle/cli/complete"
+	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/show"
+	"heddle/cmd/heddle/cli/span"
 	v1 "heddle/proto/heddle/v1"
 )
 
-var stateColors = map[string]color{"valid": green, "used": dim, "expired": yellow, "revoked": red}
+var stateColors = map[string]show.Color{"valid": show.Green, "used": show.Dim, "expired": show.Yellow, "revoked": show.Red}
 
 func (a *app) preAuthKeysCommand() *cobra.Command {
 	g := group("preauthkeys", "Keys with which devices join without a person",
@@ -34,7 +38,7 @@ func (a *app) preAuthKeys() (v1.PreAuthKeyServiceClient, error) {
 func (a *app) preAuthKeyCreate() *cobra.Command {
 	req := &v1.CreatePreAuthKeyRequest{}
 	var tags []string
-	life := durationValue(time.Hour)
+	life := span.Value(time.Hour)
 	cmd := &cobra.Command{
 		Use:     "create --user USER | --tags TAG[,TAG…]",
 		Aliases: []string{"new", "add"},
@@ -77,7 +81,7 @@ func (a *app) preAuthKeyCreate() *cobra.Command {
 
 // explainKey tells a person what to do with a key. Programs need no words.
 func (a *app) explainKey(k *v1.PreAuthKey) {
-	if a.flags.output != formatTable || !isTerminal(a.out) || !isTerminal(a.err) {
+	if a.flags.output != formatTable || !show.IsTerminal(a.out) || !show.IsTerminal(a.err) {
 		return
 	}
 	server := a.dial.conn.LoginServer
@@ -95,7 +99,7 @@ func (a *app) explainKey(k *v1.PreAuthKey) {
 // userFlag adds the flag --user.
 func (a *app) userFlag(cmd *cobra.Command, to *string, usage string) {
 	cmd.Flags().StringVarP(to, "user", "u", "", usage)
-	complete(cmd, "user", a.userNames())
+	complete.Flag(cmd, "user", a.names().Users())
 }
 
 func (a *app) preAuthKeyList() *cobra.Command {
@@ -131,12 +135,12 @@ func listPreAuthKeys(ctx context.Context, c v1.PreAuthKeyServiceClient, user str
 	})
 }
 
-func (a *app) preAuthKeyTable(list []*v1.PreAuthKey) *table {
-	t := newTable("ID", "KEY", "OWNER", "KIND", "STATE", "EXPIRES", "LAST USED", "DESCRIPTION")
-	t.cut = []string{"OWNER", "KIND", "DESCRIPTION"}
+func (a *app) preAuthKeyTable(list []*v1.PreAuthKey) *show.Table {
+	t := show.NewTable("ID", "KEY", "OWNER", "KIND", "STATE", "EXPIRES", "LAST USED", "DESCRIPTION")
+	t.Cut = []string{"OWNER", "KIND", "DESCRIPTION"}
 	for _, k := range list {
-		t.add(k.GetId(), public(k.GetKey()), ownerText(k.GetUser(), k.GetAclTags()), kindText(k),
-			cell{k.GetState(), stateColors[k.GetState()]}, a.since(k.GetExpiration(), "never"), a.since(k.GetLastUsed(), "never"), or(k.GetDescription()))
+		t.Add(k.GetId(), public(k.GetKey()), ownerText(k.GetUser(), k.GetAclTags()), kindText(k),
+			show.In(stateColors[k.GetState()], k.GetState()), a.since(k.GetExpiration(), "never"), a.since(k.GetLastUsed(), "never"), or(k.GetDescription()))
 	}
 	return t
 }
@@ -215,7 +219,7 @@ func (a *app) findPreAuthKey(ctx context.Context, arg string) (namedKey, error) 
 }
 
 func (a *app) preAuthKeyRevoke() *cobra.Command {
-	cmd := a.keyRevoke("preauthkeys", "Make a key useless; devices that joined with it stay", a.preAuthKeyIDs(), func(ctx context.Context, arg string) error {
+	cmd := a.keyRevoke("preauthkeys", "Make a key useless; devices that joined with it stay", a.names().PreAuthKeys(), func(ctx context.Context, arg string) error {
 		k, err := a.findPreAuthKey(ctx, arg)
 		if err != nil {
 			return err
@@ -230,35 +234,35 @@ func (a *app) preAuthKeyRevoke() *cobra.Command {
 		}
 		return a.done(resp, "%s is revoked: it admits no more devices", k.text)
 	})
-	return ignored(cmd, "user", "u")
+	return habits.Ignore(cmd, "user", "u")
 }
 
 // keyRevoke makes the command that makes a key of a kind useless.
-func (a *app) keyRevoke(group, short string, ids completer, revoke func(ctx context.Context, arg string) error) *cobra.Command {
-	return alsoFlag(&cobra.Command{
+func (a *app) keyRevoke(group, short string, ids cobra.CompletionFunc, revoke func(ctx context.Context, arg string) error) *cobra.Command {
+	return habits.First(&cobra.Command{
 		Use:               "revoke KEY",
 		Aliases:           []string{"expire"},
 		Short:             short,
 		Example:           fmt.Sprintf("  heddle %s revoke 4", group),
 		Args:              args(1, 1),
-		ValidArgsFunction: first(ids),
+		ValidArgsFunction: complete.First(ids),
 		RunE:              func(cmd *cobra.Command, args []string) error { return revoke(cmd.Context(), args[0]) },
 	}, "id", "i")
 }
 
 func (a *app) preAuthKeyDelete() *cobra.Command {
-	cmd := a.keyDelete("preauthkeys", a.preAuthKeyIDs(), a.findPreAuthKey, func(ctx context.Context, k namedKey) (proto.Message, error) {
+	cmd := a.keyDelete("preauthkeys", a.names().PreAuthKeys(), a.findPreAuthKey, func(ctx context.Context, k namedKey) (proto.Message, error) {
 		c, err := a.preAuthKeys()
 		if err != nil {
 			return nil, err
 		}
 		return c.DeletePreAuthKey(ctx, &v1.DeletePreAuthKeyRequest{Id: k.id, Key: k.key})
 	})
-	return ignored(cmd, "user", "u")
+	return habits.Ignore(cmd, "user", "u")
 }
 
 // keyDelete makes the command that deletes a key of a kind.
-func (a *app) keyDelete(group string, ids completer, find func(context.Context, string) (namedKey, error),
+func (a *app) keyDelete(group string, ids cobra.CompletionFunc, find func(context.Context, string) (namedKey, error),
 	del func(context.Context, namedKey) (proto.Message, error)) *cobra.Command {
 	var confirm *confirmer
 	cmd := &cobra.Command{
@@ -267,7 +271,7 @@ func (a *app) keyDelete(group string, ids completer, find func(context.Context, 
 		Short:             "Delete a key",
 		Example:           fmt.Sprintf("  heddle %[1]s delete 4\n  heddle %[1]s delete 4 --yes", group),
 		Args:              args(1, 1),
-		ValidArgsFunction: first(ids),
+		ValidArgsFunction: complete.First(ids),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := confirm.possible(); err != nil {
 				return err
@@ -289,7 +293,7 @@ func (a *app) keyDelete(group string, ids completer, find func(context.Context, 
 		},
 	}
 	confirm = a.confirmer(cmd)
-	return alsoFlag(cmd, "id", "i")
+	return habits.First(cmd, "id", "i")
 }
 
 func (a *app) apiKeysCommand() *cobra.Command {
@@ -309,7 +313,7 @@ func (a *app) apiKeys() (v1.ApiKeyServiceClient, error) {
 
 func (a *app) apiKeyCreate() *cobra.Command {
 	var role string
-	life := durationValue(90 * day)
+	life := span.Value(90 * span.Day)
 	cmd := &cobra.Command{
 		Use:     "create",
 		Aliases: []string{"new", "add"},
@@ -332,7 +336,7 @@ func (a *app) apiKeyCreate() *cobra.Command {
 	}
 	cmd.Flags().VarP(&life, "expiration", "e", "how long it is good: 24h, 90d, 1y")
 	cmd.Flags().StringVar(&role, "role", "", "`ROLE`: admin (everything) or auditor (read)")
-	complete(cmd, "role", choice("admin", "auditor"))
+	complete.Flag(cmd, "role", complete.Choice("admin", "auditor"))
 	return cmd
 }
 
@@ -353,10 +357,10 @@ func (a *app) apiKeyList() *cobra.Command {
 				return err
 			}
 			return showList(a, list, "There are no API keys; `heddle apikeys create` makes one.", func() {
-				t := newTable("ID", "KEY", "ROLE", "STATE", "EXPIRES", "LAST USED", "CREATED")
-				t.cut = []string{"ROLE"}
+				t := show.NewTable("ID", "KEY", "ROLE", "STATE", "EXPIRES", "LAST USED", "CREATED")
+				t.Cut = []string{"ROLE"}
 				for _, k := range list {
-					t.add(k.GetId(), k.GetPrefix(), k.GetRole(), cell{k.GetState(), stateColors[k.GetState()]},
+					t.Add(k.GetId(), k.GetPrefix(), k.GetRole(), show.In(stateColors[k.GetState()], k.GetState()),
 						a.since(k.GetExpiration(), "never"), a.since(k.GetLastSeen(), "never"), a.since(k.GetCreatedAt(), "-"))
 				}
 				a.print(t)
@@ -391,7 +395,7 @@ func (a *app) findAPIKey(ctx context.Context, arg string) (namedKey, error) {
 }
 
 func (a *app) apiKeyRevoke() *cobra.Command {
-	cmd := a.keyRevoke("apikeys", "Make a key useless", a.apiKeyIDs(), func(ctx context.Context, arg string) error {
+	cmd := a.keyRevoke("apikeys", "Make a key useless", a.names().APIKeys(), func(ctx context.Context, arg string) error {
 		k, err := a.findAPIKey(ctx, arg)
 		if err != nil {
 			return err
@@ -406,16 +410,16 @@ func (a *app) apiKeyRevoke() *cobra.Command {
 		}
 		return a.done(resp, "%s is revoked: it works no more", k.text)
 	})
-	return alsoFlag(cmd, "prefix", "p")
+	return habits.First(cmd, "prefix", "p")
 }
 
 func (a *app) apiKeyDelete() *cobra.Command {
-	cmd := a.keyDelete("apikeys", a.apiKeyIDs(), a.findAPIKey, func(ctx context.Context, k namedKey) (proto.Message, error) {
+	cmd := a.keyDelete("apikeys", a.names().APIKeys(), a.findAPIKey, func(ctx context.Context, k namedKey) (proto.Message, error) {
 		c, err := a.apiKeys()
 		if err != nil {
 			return nil, err
 		}
 		return c.DeleteApiKey(ctx, &v1.DeleteApiKeyRequest{Id: k.id, Prefix: k.key})
 	})
-	return alsoFlag(cmd, "prefix", "p")
+	return habits.First(cmd, "prefix", "p")
 }

@@ -11,6 +11,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"heddle/cmd/heddle/cli/complete"
+	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/show"
+	"heddle/cmd/heddle/cli/span"
 	v1 "heddle/proto/heddle/v1"
 )
 
@@ -65,19 +69,20 @@ func (a *app) nodeList() *cobra.Command {
 }
 
 func (a *app) printNodes(list []*v1.Node) {
-	t := newTable("ID", "NAME", "OWNER", "ADDRESS", "STATUS", "LAST SEEN", "EXPIRES", "ROUTES")
-	t.cut, t.drop = []string{"OWNER"}, []string{"EXPIRES", "OWNER", "ROUTES"}
+	t := show.NewTable("ID", "NAME", "OWNER", "ADDRESS", "STATUS", "LAST SEEN", "EXPIRES", "ROUTES")
+	t.Cut, t.Drop = []string{"OWNER"}, []string{"EXPIRES", "OWNER", "ROUTES"}
 	waiting := false
 	for _, n := range list {
 		routes := "-"
 		if len(n.GetAvailableRoutes()) > 0 {
 			routes = fmt.Sprint(len(n.GetAvailableRoutes()))
 		}
-		shown := cell{text: routes}
+		shown := show.In(0, routes)
 		if count := waitingRoutes(n); count > 0 {
-			shown, waiting = cell{fmt.Sprintf("%d wait", count), yellow}, true
+			shown, waiting = show.In(show.Yellow, fmt.Sprintf("%d wait", count)), true
 		}
-		t.add(n.GetId(), n.GetGivenName(), ownerText(n.GetUser(), n.GetTags()), firstOf(n.GetIpAddresses()),
+		ips := n.GetIpAddresses() // the first is the shorter
+		t.Add(n.GetId(), n.GetGivenName(), ownerText(n.GetUser(), n.GetTags()), or(strings.Join(ips[:min(1, len(ips))], "")),
 			nodeStatus(n), a.lastSeen(n), a.since(n.GetExpiry(), "never"), shown)
 	}
 	a.print(t)
@@ -96,14 +101,6 @@ func waitingRoutes(n *v1.Node) (count int) {
 	return count
 }
 
-// firstOf returns the first of a node's addresses, which is the shorter.
-func firstOf(list []string) string {
-	if len(list) == 0 {
-		return "-"
-	}
-	return list[0]
-}
-
 func (a *app) lastSeen(n *v1.Node) string {
 	if n.GetOnline() && !n.GetExpired() {
 		return "now"
@@ -111,14 +108,14 @@ func (a *app) lastSeen(n *v1.Node) string {
 	return a.since(n.GetLastSeen(), "never")
 }
 
-func nodeStatus(n *v1.Node) cell {
+func nodeStatus(n *v1.Node) show.Cell {
 	switch {
 	case n.GetExpired():
-		return cell{"expired", red}
+		return show.In(show.Red, "expired")
 	case n.GetOnline():
-		return cell{"online", green}
+		return show.In(show.Green, "online")
 	}
-	return cell{"offline", dim}
+	return show.In(show.Dim, "offline")
 }
 
 func (a *app) nodeShow() *cobra.Command {
@@ -144,8 +141,8 @@ func (a *app) nodeShow() *cobra.Command {
 
 // takesNode is for a command whose first argument is a node.
 func (a *app) takesNode(cmd *cobra.Command) *cobra.Command {
-	cmd.ValidArgsFunction = first(a.nodeNames())
-	return alsoFlag(cmd, "identifier", "i")
+	cmd.ValidArgsFunction = complete.First(a.names().Nodes())
+	return habits.First(cmd, "identifier", "i")
 }
 
 var methodTexts = map[v1.RegisterMethod]string{
@@ -154,32 +151,32 @@ var methodTexts = map[v1.RegisterMethod]string{
 	v1.RegisterMethod_REGISTER_METHOD_OIDC:     "login at the identity provider",
 }
 
-func nodeTable(n *v1.Node) *table {
-	t := newTable("FIELD", "VALUE")
-	t.whole = true
+func nodeTable(n *v1.Node) *show.Table {
+	t := show.NewTable("FIELD", "VALUE")
+	t.Whole = true
 	list := func(items []string) string { return or(strings.Join(items, " ")) }
-	t.add("ID", n.GetId())
-	t.add("name", n.GetGivenName())
-	t.add("MagicDNS name", n.GetDnsName())
-	t.add("host name", or(n.GetName()))
-	t.add("owner", ownerText(n.GetUser(), n.GetTags()))
-	t.add("addresses", list(n.GetIpAddresses()))
-	t.add("status", nodeStatus(n))
-	t.add("last seen", when(n.GetLastSeen(), "never"))
-	t.add("created", when(n.GetCreatedAt(), "-"))
-	t.add("admitted by", or(methodTexts[n.GetRegisterMethod()]))
-	t.add("key expires", when(n.GetExpiry(), "never"))
-	t.add("ephemeral", yesNo(n.GetEphemeral()))
-	t.add("advertised routes", list(n.GetAvailableRoutes()))
-	t.add("approved routes", list(n.GetApprovedRoutes()))
-	t.add("carried routes", list(n.GetSubnetRoutes()))
-	t.add("system", or(n.GetOs()))
-	t.add("client", or(n.GetClientVersion()))
-	t.add("endpoints", list(n.GetEndpoints()))
-	t.add("home relay", or(strings.TrimPrefix(fmt.Sprint(n.GetHomeDerp()), "0")))
-	t.add("stable ID", n.GetStableId())
-	t.add("node key", n.GetNodeKey())
-	t.add("machine key", n.GetMachineKey())
+	t.Add("ID", n.GetId())
+	t.Add("name", n.GetGivenName())
+	t.Add("MagicDNS name", n.GetDnsName())
+	t.Add("host name", or(n.GetName()))
+	t.Add("owner", ownerText(n.GetUser(), n.GetTags()))
+	t.Add("addresses", list(n.GetIpAddresses()))
+	t.Add("status", nodeStatus(n))
+	t.Add("last seen", when(n.GetLastSeen(), "never"))
+	t.Add("created", when(n.GetCreatedAt(), "-"))
+	t.Add("admitted by", or(methodTexts[n.GetRegisterMethod()]))
+	t.Add("key expires", when(n.GetExpiry(), "never"))
+	t.Add("ephemeral", yesNo(n.GetEphemeral()))
+	t.Add("advertised routes", list(n.GetAvailableRoutes()))
+	t.Add("approved routes", list(n.GetApprovedRoutes()))
+	t.Add("carried routes", list(n.GetSubnetRoutes()))
+	t.Add("system", or(n.GetOs()))
+	t.Add("client", or(n.GetClientVersion()))
+	t.Add("endpoints", list(n.GetEndpoints()))
+	t.Add("home relay", or(strings.TrimPrefix(fmt.Sprint(n.GetHomeDerp()), "0")))
+	t.Add("stable ID", n.GetStableId())
+	t.Add("node key", n.GetNodeKey())
+	t.Add("machine key", n.GetMachineKey())
 	return t
 }
 
@@ -254,7 +251,7 @@ func (a *app) nodeDelete() *cobra.Command {
 }
 
 func (a *app) nodeExpire() *cobra.Command {
-	var extend durationValue
+	var extend span.Value
 	var at string
 	var never bool
 	cmd := &cobra.Command{
@@ -435,10 +432,10 @@ func (a *app) nodeListRoutes() *cobra.Command {
 			}
 			hint := "There are no routes; `tailscale set --advertise-routes=PREFIX` on a device offers one."
 			return showList(a, list, hint, func() {
-				t := newTable("NODE ID", "NODE", "ROUTE", "ADVERTISED", "APPROVED", "CARRIES IT")
-				t.cut = []string{"NODE"}
+				t := show.NewTable("NODE ID", "NODE", "ROUTE", "ADVERTISED", "APPROVED", "CARRIES IT")
+				t.Cut = []string{"NODE"}
 				for _, r := range list {
-					t.add(r.GetNodeId(), r.GetNode(), r.GetPrefix(), yesNo(r.GetAdvertised()), approval(r), carrying(r))
+					t.Add(r.GetNodeId(), r.GetNode(), r.GetPrefix(), yesNo(r.GetAdvertised()), approval(r), carrying(r))
 				}
 				a.print(t)
 			})
@@ -446,22 +443,22 @@ func (a *app) nodeListRoutes() *cobra.Command {
 	})
 }
 
-func approval(r *v1.Route) cell {
+func approval(r *v1.Route) show.Cell {
 	if r.GetApproved() {
-		return cell{"yes", green}
+		return show.In(show.Green, "yes")
 	}
-	return cell{"no", yellow}
+	return show.In(show.Yellow, "no")
 }
 
 // carrying tells whether clients send traffic that way.
-func carrying(r *v1.Route) cell {
+func carrying(r *v1.Route) show.Cell {
 	switch {
 	case r.GetPrimary() && r.GetExit():
-		return cell{"exit node", green}
+		return show.In(show.Green, "exit node")
 	case r.GetPrimary():
-		return cell{"yes", green}
+		return show.In(show.Green, "yes")
 	case r.GetApproved() && r.GetAdvertised():
-		return cell{"standby", dim}
+		return show.In(show.Dim, "standby")
 	}
-	return cell{"no", dim}
+	return show.In(show.Dim, "no")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"heddle/cmd/heddle/cli/show"
 	"heddle/policy"
 	"heddle/policy/conformance"
 	v1 "heddle/proto/heddle/v1"
@@ -71,7 +72,7 @@ func (a *app) tellOrigin(p *v1.GetPolicyResponse) {
 	a.hint("warning: %s", r.GetMessage())
 	for _, problem := range r.GetProblems() {
 		a.hint("line %d, column %d: %s", problem.GetLine(), problem.GetColumn(), problem.GetMessage())
-		fmt.Fprint(a.err, clean(problem.GetExcerpt()))
+		fmt.Fprint(a.err, show.Clean(problem.GetExcerpt()))
 	}
 }
 
@@ -122,16 +123,16 @@ tests pass with the tailnet's users and nodes.`,
 // showImpact shows what a policy would change; m is the whole answer.
 func (a *app) showImpact(m proto.Message, p *v1.PolicyImpact) error {
 	return a.show(m, func() {
-		t := newTable("SOURCES", "DESTINATIONS", "GAIN", "LOSE")
-		t.whole = true
+		t := show.NewTable("SOURCES", "DESTINATIONS", "GAIN", "LOSE")
+		t.Whole = true
 		for _, c := range p.GetChanges() {
 			from := nodesText(c.GetSources())
 			if c.GetRelation() != "" {
 				from += " (" + c.GetRelation() + ")"
 			}
-			t.add(from, nodesText(c.GetDestinations()), cell{or(strings.Join(c.GetGained(), ", ")), green}, cell{or(strings.Join(c.GetLost(), ", ")), red})
+			t.Add(from, nodesText(c.GetDestinations()), show.In(show.Green, or(strings.Join(c.GetGained(), ", "))), show.In(show.Red, or(strings.Join(c.GetLost(), ", "))))
 		}
-		if len(t.rows) > 0 {
+		if t.Len() > 0 {
 			a.print(t)
 		}
 		if n := p.GetOmitted(); n > 0 {
@@ -146,7 +147,7 @@ func (a *app) showImpact(m proto.Message, p *v1.PolicyImpact) error {
 		for _, r := range p.GetApprovals() {
 			a.say("Would be approved: %s", r)
 		}
-		if len(t.rows)+len(p.GetApprovals()) == 0 && p.GetCapabilities().GetCount() == 0 && !p.GetPartial() {
+		if t.Len()+len(p.GetApprovals()) == 0 && p.GetCapabilities().GetCount() == 0 && !p.GetPartial() {
 			a.say("The policy is good, and nobody would gain or lose access.")
 		}
 	})
@@ -168,7 +169,7 @@ func (a *app) showProblem(name string, src []byte, p *v1.PolicyProblem) {
 		return
 	}
 	a.hint("%s:%d:%d: %s", name, e.Line, e.Column, e.Msg)
-	fmt.Fprint(a.err, clean(e.Excerpt(src)))
+	fmt.Fprint(a.err, show.Clean(e.Excerpt(src)))
 }
 
 func (a *app) readPolicy(name string) ([]byte, error) {

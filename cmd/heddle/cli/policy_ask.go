@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"heddle/cmd/heddle/cli/show"
 	v1 "heddle/proto/heddle/v1"
 
 	"github.com/spf13/cobra"
@@ -126,7 +127,7 @@ func (a *app) printFlows(resp *v1.ExplainPolicyResponse, file string) {
 
 // say prints a line of output that holds what devices or people wrote.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprintln(a.out, strings.Map(oneLine, clean(fmt.Sprintf(format, args...))))
+	fmt.Fprintln(a.out, strings.Map(show.OneLine, show.Clean(fmt.Sprintf(format, args...))))
 }
 
 func endText(name, ip string) string {

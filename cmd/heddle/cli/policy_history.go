@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"heddle/cmd/heddle/cli/show"
 	"heddle/cmd/heddle/textdiff"
 	v1 "heddle/proto/heddle/v1"
 
@@ -28,13 +29,13 @@ func (a *app) policyHistory() *cobra.Command {
 				return err
 			}
 			err = showList(a, list, "No policy was ever set: everything is allowed.", func() {
-				t := newTable("REVISION", "SET AT", "BY", "BYTES", "ETAG", "")
+				t := show.NewTable("REVISION", "SET AT", "BY", "BYTES", "ETAG", "")
 				for _, v := range list {
-					current := cell{}
+					current := show.Cell{}
 					if v.GetCurrent() {
-						current = cell{"in force", green}
+						current = show.In(show.Green, "in force")
 					}
-					t.add(v.GetRevision(), when(v.GetUpdatedAt(), "-"), or(v.GetUpdatedBy()), v.GetSize(), fmt.Sprintf("%.12s", v.GetEtag()), current)
+					t.Add(v.GetRevision(), when(v.GetUpdatedAt(), "-"), or(v.GetUpdatedBy()), v.GetSize(), fmt.Sprintf("%.12s", v.GetEtag()), current)
 				}
 				a.print(t)
 			})
@@ -109,7 +110,7 @@ func (a *app) showDiff(from, to *v1.GetPolicyResponse) error {
 	}
 	diff := textdiff.Unified(name(from), name(to), from.GetPolicy(), to.GetPolicy())
 	if a.flags.output == formatTable {
-		fmt.Fprint(a.out, clean(diff))
+		fmt.Fprint(a.out, show.Clean(diff))
 		return nil
 	}
 	text, err := json.Marshal(struct {

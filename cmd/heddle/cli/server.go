@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"heddle/cmd/heddle/cli/show"
 	v1 "heddle/proto/heddle/v1"
 
 	"github.com/spf13/cobra"
@@ -83,17 +84,17 @@ func (a *app) healthCommand() *cobra.Command {
 				return err
 			}
 			err = a.show(resp, func() {
-				t := newTable("PART", "STATE", "MESSAGE")
-				t.whole = true
-				t.add("server", cell{"works", green}, "-")
+				t := show.NewTable("PART", "STATE", "MESSAGE")
+				t.Whole = true
+				t.Add("server", show.In(show.Green, "works"), "-")
 				for _, p := range resp.GetParts() {
-					name, state := p.GetName(), cell{"fails", red}
+					name, state := p.GetName(), show.In(show.Red, "fails")
 					if p.GetOk() {
-						state = cell{"works", green}
+						state = show.In(show.Green, "works")
 					}
 					for line := range strings.Lines(or(p.GetMessage())) { // each problem has its own
-						t.add(name, state, strings.TrimSpace(line))
-						name, state = "", cell{}
+						t.Add(name, state, strings.TrimSpace(line))
+						name, state = "", show.Cell{}
 					}
 				}
 				a.print(t)
@@ -127,8 +128,8 @@ func (a *app) derpCommand() *cobra.Command {
 	})
 }
 
-func derpTable(regions []*v1.DERPRegion) *table {
-	t := newTable("REGION", "CODE", "NAME", "RELAY", "HOST", "ADDRESSES", "PORT", "STUN")
+func derpTable(regions []*v1.DERPRegion) *show.Table {
+	t := show.NewTable("REGION", "CODE", "NAME", "RELAY", "HOST", "ADDRESSES", "PORT", "STUN")
 	for _, r := range regions {
 		for _, n := range r.GetNodes() {
 			port, stun := fmt.Sprint(n.GetDerpPort()), "-"
@@ -139,7 +140,7 @@ func derpTable(regions []*v1.DERPRegion) *table {
 				stun = fmt.Sprint(n.GetStunPort())
 			}
 			addrs := strings.TrimSpace(n.GetIpv4() + " " + n.GetIpv6())
-			t.add(r.GetId(), or(r.GetCode()), or(r.GetName()), n.GetName(), n.GetHostName(), or(addrs), port, stun)
+			t.Add(r.GetId(), or(r.GetCode()), or(r.GetName()), n.GetName(), n.GetHostName(), or(addrs), port, stun)
 		}
 	}
 	return t

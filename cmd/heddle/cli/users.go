@@ -5,6 +5,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"heddle/cmd/heddle/cli/complete"
+	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/show"
 	v1 "heddle/proto/heddle/v1"
 )
 
@@ -51,7 +54,7 @@ func (a *app) userCreate() *cobra.Command {
 	f.StringVarP(&req.Email, "email", "e", "", "mail `ADDRESS` by which policies know the user")
 	f.StringVarP(&req.PictureUrl, "picture-url", "p", "", "`URL` of a picture")
 	f.StringVar(&req.Role, "role", "", "`ROLE`: "+strings.Join(userRoles[:4], ", ")+",\n"+strings.Join(userRoles[4:], ", "))
-	complete(cmd, "role", choice(userRoles...))
+	complete.Flag(cmd, "role", complete.Choice(userRoles...))
 	return cmd
 }
 
@@ -75,9 +78,9 @@ func (a *app) userList() *cobra.Command {
 				return err
 			}
 			return showList(a, list, "There are no users yet; `heddle users create NAME` makes one.", func() {
-				t := newTable("ID", "NAME", "DISPLAY NAME", "EMAIL", "ROLE", "CREATED")
+				t := show.NewTable("ID", "NAME", "DISPLAY NAME", "EMAIL", "ROLE", "CREATED")
 				for _, u := range list {
-					t.add(u.GetId(), u.GetName(), or(u.GetDisplayName()), or(u.GetEmail()), u.GetRole(), a.since(u.GetCreatedAt(), "-"))
+					t.Add(u.GetId(), u.GetName(), or(u.GetDisplayName()), or(u.GetEmail()), u.GetRole(), a.since(u.GetCreatedAt(), "-"))
 				}
 				a.print(t)
 			})
@@ -103,8 +106,8 @@ func all[T any](get func(token string) ([]T, string, error)) ([]T, error) {
 
 // takesUser is for a command whose first argument is a user.
 func (a *app) takesUser(cmd *cobra.Command) *cobra.Command {
-	cmd.ValidArgsFunction = first(a.userNames())
-	return alsoFlag(alsoFlag(cmd, "name", "n"), "identifier", "i")
+	cmd.ValidArgsFunction = complete.First(a.names().Users())
+	return habits.First(habits.First(cmd, "name", "n"), "identifier", "i")
 }
 
 func (a *app) userRename() *cobra.Command {
@@ -125,7 +128,7 @@ func (a *app) userRename() *cobra.Command {
 			return a.done(resp.GetUser(), "user %d is now called %s", resp.GetUser().GetId(), resp.GetUser().GetName())
 		},
 	}
-	return a.takesUser(lastFlag(cmd, "new-name", "r"))
+	return a.takesUser(habits.Last(cmd, "new-name", "r"))
 }
 
 func (a *app) userDelete() *cobra.Command {

@@ -1,4 +1,7 @@
-package cli
+// Package habits owns what users of headscale's command line are used to:
+// flags for what are arguments here, and commands that are called otherwise. It
+// refuses to know what commands do.
+package habits
 
 import (
 	"fmt"
@@ -8,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// habits are commands of headscale, and how things are here.
-var habits = map[string]string{
+// elsewhere are commands of headscale, and how things are here.
+var elsewhere = map[string]string{
 	"routes":              "routes belong to nodes; write `heddle nodes list-routes` or `heddle nodes approve-routes NODE PREFIX`",
 	"configtest":          "write `heddle config check`",
 	"generate":            "keys are made at the first start",
@@ -21,9 +24,9 @@ var habits = map[string]string{
 	"nodes enable-routes": "write `heddle nodes approve-routes NODE PREFIX`",
 }
 
-// addHabits lets root say so.
-func addHabits(root *cobra.Command) {
-	for path, hint := range habits {
+// Add lets root say so, by an error that refuse makes.
+func Add(root *cobra.Command, refuse func(error) error) {
+	for path, hint := range elsewhere {
 		parent, name := root, path
 		if group, rest, ok := strings.Cut(path, " "); ok {
 			parent, _, _ = root.Find([]string{group})
@@ -32,15 +35,15 @@ func addHabits(root *cobra.Command) {
 		parent.AddCommand(&cobra.Command{
 			Use: name, Hidden: true, DisableFlagParsing: true,
 			RunE: func(*cobra.Command, []string) error {
-				return inputError{fmt.Errorf("there is no `heddle %s`: %s", path, hint)}
+				return refuse(fmt.Errorf("there is no `heddle %s`: %s", path, hint))
 			},
 		})
 	}
 }
 
-// alsoFlag lets a command take its first argument as a flag too, as headscale
+// First lets a command take its first argument as a flag too, as headscale
 // does; the flag is not shown.
-func alsoFlag(cmd *cobra.Command, name, short string) *cobra.Command {
+func First(cmd *cobra.Command, name, short string) *cobra.Command {
 	value := cmd.Flags().StringP(name, short, "", "")
 	cmd.Flags().MarkHidden(name)
 	all := func(args []string) []string {
@@ -60,8 +63,8 @@ func rewritten(cmd *cobra.Command, all func(args []string) []string) *cobra.Comm
 	return cmd
 }
 
-// lastFlag is alsoFlag for the last argument.
-func lastFlag(cmd *cobra.Command, name, short string) *cobra.Command {
+// Last is First for the last argument.
+func Last(cmd *cobra.Command, name, short string) *cobra.Command {
 	value := cmd.Flags().StringP(name, short, "", "")
 	cmd.Flags().MarkHidden(name)
 	all := func(args []string) []string {
@@ -73,9 +76,9 @@ func lastFlag(cmd *cobra.Command, name, short string) *cobra.Command {
 	return rewritten(cmd, all)
 }
 
-// ignored lets a command take a flag that says what the rest of the command
+// Ignore lets a command take a flag that says what the rest of the command
 // line says already.
-func ignored(cmd *cobra.Command, name, short string) *cobra.Command {
+func Ignore(cmd *cobra.Command, name, short string) *cobra.Command {
 	cmd.Flags().StringP(name, short, "", "")
 	cmd.Flags().MarkHidden(name)
 	return cmd
