@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -152,7 +153,7 @@ func TestPage(t *testing.T) {
 			"heddle auth register --user USER " + id, "linux", "198.51.100.77",
 			c.Machine.Public().ShortString(), "prefers-color-scheme: dark", `lang="en"`, `role="status"`,
 		} {
-			if !strings.Contains(page, want) {
+			if !strings.Contains(html.UnescapeString(page), want) {
 				t.Errorf("page lacks %q", want)
 			}
 		}
