@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,4 +135,48 @@ func TestStockClient(t *testing.T) {
 	if err := direct.TryLogout(ctx); err != nil {
 		t.Errorf("logout of a deleted node: %v", err)
 	}
+}
+
+// TestStockClientOfAServerSetUpAnew: the real client, logged in and with a map, meets a server that
+// has lost all it knew. It must learn that its login is over.
+func TestStockClientOfAServerSetUpAnew(t *testing.T) {
+	machine := key.NewMachine()
+	s := controltest.Start(t, controltest.Config{NoiseKey: machine})
+	var serving atomic.Pointer[controltest.Server]
+	serving.Store(s)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serving.Load().Handler.ServeHTTP(w, r) }))
+	defer web.Close()
+	direct := newDirect(t, web.URL)
+	authURL, err := direct.TryLogin(t.Context(), controlclient.LoginDefault)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := authURL[strings.LastIndex(authURL, "/")+1:]
+	if _, err := s.Control.CompleteLogin(t.Context(), tailnet.Actor{Kind: tailnet.LocalCLI}, id, s.User("alice"), tailnet.ByCLI); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := direct.WaitLoginURL(t.Context(), authURL); err != nil {
+		t.Fatal(err)
+	}
+	poll := func(what string, cond func(*netmap.NetworkMap) bool) {
+		t.Helper()
+		ctx, stop := context.WithCancel(t.Context())
+		maps := make(netmaps, 100)
+		var polling sync.WaitGroup
+		polling.Go(func() {
+			for ctx.Err() == nil { // the first may use a connection that has just ended
+				direct.PollNetMap(ctx, maps)
+			}
+		})
+		maps.await(t, what, cond)
+		stop()
+		polling.Wait()
+	}
+	poll("running", func(nm *netmap.NetworkMap) bool { return nm.SelfKeyExpiry().After(time.Now()) })
+	serving.Store(controltest.Start(t, controltest.Config{NoiseKey: machine}))
+	s.Stop()
+	poll("the login is over", func(nm *netmap.NetworkMap) bool {
+		e := nm.SelfKeyExpiry()
+		return !e.IsZero() && e.Before(time.Now()) && nm.NodeKey == direct.GetPersist().PublicNodeKey()
+	})
 }
