@@ -82,11 +82,13 @@ type Config struct {
 // Listen says where the server listens. Addresses are HOST:PORT as net.Listen
 // takes them; HOST may be empty (every interface).
 type Listen struct {
-	// The public listener: clients, login pages, the relay.
+	// The public listener: clients, login pages, the relay. In a container it must
+	// not be loopback: write ":8080".
 	Addr string `key:"listen_addr" format:"listen"`
 
-	// The private listener for metrics and debugging. It has no authentication:
-	// keep it on loopback or behind a firewall. "" turns it off.
+	// The private listener for operators: numbers (/debug/vars) and profiles
+	// (/debug/pprof/). It has no authentication: keep it on loopback or behind a
+	// firewall. "" turns it off.
 	Metrics string `key:"metrics_listen_addr" format:"listen,off"`
 
 	// A listener of its own for the remote command line (gRPC over TLS, needs
@@ -95,7 +97,8 @@ type Listen struct {
 	GRPC string `key:"grpc_listen_addr" format:"listen,off" example:"0.0.0.0:50443"`
 
 	// The socket of the local command line. Whoever can write to it is an
-	// administrator.
+	// administrator. For a group to use it, it must not lie in data_dir, which is
+	// open to its owner only.
 	Socket string `key:"unix_socket" format:"path" default:"heddle.sock in data_dir" example:"/run/heddle/heddle.sock"`
 
 	// The permissions of that socket, octal.
