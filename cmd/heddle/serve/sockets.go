@@ -224,7 +224,7 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, h
 
 const debugIndex = `heddle's private listener. It has no authentication: keep it private.
 
-/debug/vars     memory and runtime numbers, as JSON (expvar)
+/debug/vars     memory, clients, relay and caches in numbers, as JSON (expvar)
 /debug/pprof/   profiles, for go tool pprof
 `
 
@@ -247,8 +247,14 @@ func (s *server) debugHandler() http.Handler {
 // serveVars serves the process's variables in expvar's form, and heddle's own.
 // Those are not published globally, since a process may run several servers.
 func (s *server) serveVars(w http.ResponseWriter, r *http.Request) {
-	vars := map[string]any{"heddle_netmap_cache": s.maps.Stats(), "heddle_clients": s.control.Stats()}
-	expvar.Do(func(kv expvar.KeyValue) { vars[kv.Key] = json.RawMessage(kv.Value.String()) })
+	vars := map[string]any{}
+	expvar.Do(func(kv expvar.KeyValue) {
+		if text := kv.Value.String(); text != `"MultiLabelMap"` { // tailscale.com/metrics has no value for it here
+			vars[kv.Key] = json.RawMessage(text)
+		}
+	})
+	vars["version"] = s.Version.Version // not that of a library
+	vars["heddle_netmap_cache"], vars["heddle_clients"] = s.maps.Stats(), s.control.Stats()
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(vars)
 }
