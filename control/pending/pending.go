@@ -24,7 +24,8 @@ import (
 
 // Limits bound the table. Zero fields take the defaults. Beyond a bound the
 // oldest login that no device is waiting for is forgotten: its device gets a new page when
-// it asks again. Only if all are waited for is a new one refused.
+// it asks again. Only if all are waited for is a new one refused; with the defaults
+// that happens to one address or machine at most.
 //
 // With the defaults the table holds at most 32 MB of what devices say of themselves, and
 // some 10 MB of its own.
@@ -45,6 +46,11 @@ type Limits struct {
 	// when it changes networks. Default 4.
 	PerLogin int
 }
+
+// largeHost is from which size of what a device says of itself its login must
+// make room even if it is waited for: strangers who say much and wait could fill Bytes
+// otherwise. Stock clients say 1 KB, only those with hundreds of routes more.
+const largeHost = 4 << 10
 
 func (l Limits) withDefaults() Limits {
 	l.Total = cmp.Or(l.Total, 10000)
@@ -194,10 +200,10 @@ func (t *Table) makeRoomLocked(keep *entry, addr netip.Prefix, logins, bytes int
 	}
 }
 
-// forgetOldestLocked forgets the oldest login that matches, is not keep, and that nobody waits for.
+// forgetOldestLocked forgets the oldest login that matches, is not keep, and may go.
 func (t *Table) forgetOldestLocked(keep *entry, match func(*entry) bool) bool {
 	for el := t.order.Front(); el != nil; el = el.Next() {
-		if e := el.Value.(*entry); e != keep && len(e.waiters) == 0 && !e.busy && match(e) {
+		if e := el.Value.(*entry); e != keep && (len(e.waiters) == 0 || len(e.host) > largeHost) && !e.busy && match(e) {
 			t.forgetLocked(e)
 			return true
 		}

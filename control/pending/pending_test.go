@@ -283,6 +283,26 @@ func TestBytesAreBounded(t *testing.T) {
 	}
 }
 
+// TestLargeLoginsMakeRoom: who says much of itself and waits shuts nobody else out.
+func TestLargeLoginsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		tab := pending.New(pending.Limits{Bytes: 100_000}, time.Now)
+		small := device()
+		l := start(t, tab, small)
+		wait(ctx, tab, l.ID, small)
+		for range 50 {
+			big := claims(20_000)
+			wait(ctx, tab, start(t, tab, big).ID, big)
+		}
+		start(t, tab, device())
+		if _, ok := tab.Get(l.ID); !ok || tab.Bytes() > 100_000 {
+			t.Errorf("the small one that is waited for: %v; %d bytes", ok, tab.Bytes())
+		}
+	})
+}
+
 // TestLetsTheRequestGo: what is kept shares no memory with the request, which may be large.
 func TestLetsTheRequestGo(t *testing.T) {
 	tab := pending.New(pending.Limits{}, time.Now)
