@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +16,7 @@ import (
 	"heddle/integration/stock"
 
 	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/types/key"
 )
 
 // counts is what a client counted of the messages from its server.
@@ -56,6 +58,7 @@ func countsOf(t *testing.T, c *stock.Client) counts {
 func (p *policyMesh) testCounters(t *testing.T) {
 	extra := netip.MustParsePrefix("198.51.100.122/24")
 	gus := p.client(t, p.inet.Host("gus", 24))
+	var ben known
 	for _, event := range []struct {
 		name string
 		run  func(t *testing.T)
@@ -63,7 +66,9 @@ func (p *policyMesh) testCounters(t *testing.T) {
 		{"a peer changes its endpoints", func(t *testing.T) {
 			p.ben.AddAddr(p.inet.Switch, extra)
 			p.ben.MustCLI(t, "debug", "restun")
-			awaitEndpoint(t, p.anna, "ben", extra.Addr())
+			ben = awaitKnown(t, p.anna, "ben", "his new address", func(k known) bool {
+				return slices.ContainsFunc(k.Endpoints, func(e netip.AddrPort) bool { return e.Addr() == extra.Addr() })
+			})
 		}},
 		{"a peer goes offline", func(t *testing.T) {
 			p.ben.Stop(t)
@@ -72,12 +77,12 @@ func (p *policyMesh) testCounters(t *testing.T) {
 		{"a peer comes online", func(t *testing.T) {
 			p.ben.Start(t)
 			p.anna.Await(t, 2*seconds, "sees ben online", benOnline(true))
-			p.anna.AwaitDirect(t, 2*seconds, p.ben.IPv4(t)) // with the keys of his new process
+			awaitKnown(t, p.anna, "ben", "the key of his new process", func(k known) bool { return k.DiscoKey != ben.DiscoKey })
 		}},
 		{"a peer joins", func(t *testing.T) {
 			gus.Up(t, p.server.authKey(t, "alice"))
 			p.anna.AwaitOnline(t, 2*seconds, gus)
-			p.anna.AwaitDirect(t, 2*seconds, gus.IPv4(t))
+			awaitKnown(t, p.anna, "gus", "a key", func(k known) bool { return !k.DiscoKey.IsZero() })
 		}},
 		{"a peer is removed", func(t *testing.T) {
 			p.server.must(t, "nodes", "delete", "gus", "--yes")
@@ -102,32 +107,34 @@ func (p *policyMesh) testCounters(t *testing.T) {
 	}
 }
 
-// awaitEndpoint waits until a client knows that a peer can be found at an address.
-func awaitEndpoint(t *testing.T, c *stock.Client, peer string, addr netip.Addr) {
+// known is what a client knows of where and who a peer is.
+type known struct {
+	Name      string
+	DiscoKey  key.DiscoPublic
+	Endpoints []netip.AddrPort
+}
+
+// awaitKnown waits until what a client knows of a peer passes check, and returns it.
+func awaitKnown(t *testing.T, c *stock.Client, peer, what string, check func(known) bool) known {
 	t.Helper()
-	lab.Await(t, 2*seconds, c.Name+" knows "+addr.String(), func() error {
+	var found known
+	lab.Await(t, 2*seconds, fmt.Sprintf("%s knows %s: %s", c.Name, peer, what), func() error {
 		out, err := c.CLI(t.Context(), "debug", "netmap")
 		if err != nil {
 			return err
 		}
-		var nm struct {
-			Peers []struct {
-				Name      string
-				Endpoints []netip.AddrPort
-			}
-		}
+		var nm struct{ Peers []known }
 		if err := json.Unmarshal([]byte(out), &nm); err != nil {
 			return err
 		}
-		for _, p := range nm.Peers {
-			for _, e := range p.Endpoints {
-				if strings.HasPrefix(p.Name, peer+".") && e.Addr() == addr {
-					return nil
-				}
+		for _, found = range nm.Peers {
+			if strings.HasPrefix(found.Name, peer+".") && check(found) {
+				return nil
 			}
 		}
 		return fmt.Errorf("it knows %+v", nm.Peers)
 	})
+	return found
 }
 
 func benOnline(want bool) func(*ipnstate.Status) error {
