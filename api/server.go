@@ -76,7 +76,9 @@ type Options struct {
 	History History
 	// Health reports on the parts of the server; nil means that there is
 	// nothing to say.
-	Health  func(context.Context) []Part
+	Health func(context.Context) []Part
+	// Streams returns the open map streams; nil means that there are none.
+	Streams func() []Stream
 	Version Version
 	Log     *slog.Logger     // nil discards
 	Now     func() time.Time // nil means time.Now
@@ -128,6 +130,7 @@ func (s *Server) newGRPC(identify identifier, opts ...grpc.ServerOption) *grpc.S
 	v1.RegisterDNSServiceServer(g, dns{Server: s})
 	v1.RegisterDERPServiceServer(g, derp{Server: s})
 	v1.RegisterHealthServiceServer(g, healthOf{Server: s})
+	v1.RegisterDebugServiceServer(g, debugOf{Server: s})
 	healthv1.RegisterHealthServer(g, s.health)
 	return g
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -177,3 +178,35 @@ func (h *hub) stopping() bool {
 
 // wait returns when the hub has closed and all sessions have left.
 func (h *hub) wait() { <-h.empty }
+
+// Stream is an open map stream, as operators see it.
+type Stream struct {
+	Node      tailnet.NodeID
+	CapVer    int
+	Version   uint64 // of the snapshot that it was sent last; zero if it waits for its first map
+	BytesSent uint64 // on its connection, before encryption
+}
+
+// Streams yields the map streams that are open, in no order.
+func (s *Server) Streams() iter.Seq[Stream] {
+	return func(yield func(Stream) bool) {
+		for _, ss := range s.hub.all() {
+			if !yield(Stream{ss.node, int(ss.viewer.CapVer), ss.has.Load(), ss.conn.Sent()}) {
+				return
+			}
+		}
+	}
+}
+
+// all returns the live sessions.
+func (h *hub) all() []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]*session, 0, len(h.slots))
+	for _, s := range h.slots {
+		if s.live != nil {
+			out = append(out, s.live)
+		}
+	}
+	return out
+}

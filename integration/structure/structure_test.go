@@ -54,6 +54,7 @@ var table = map[string]rule{
 	"cmd/heddle/cli/complete":     {[]string{"proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/dial":         {[]string{"cmd/heddle/config"}, storage},
 	"cmd/heddle/cli/habits":       {nil, slices.Concat(storage, wire)},
+	"cmd/heddle/cli/fleet":        {[]string{"cmd/heddle/cli/show", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/show":         {nil, slices.Concat(storage, wire)},
 	"cmd/heddle/cli/span":         {nil, slices.Concat(storage, wire, clock)},
 	"cmd/heddle/config":           {nil, slices.Concat(storage, wire)},

@@ -14,6 +14,7 @@ import (
 
 	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/dial"
+	"heddle/cmd/heddle/cli/fleet"
 	"heddle/cmd/heddle/cli/habits"
 	"heddle/cmd/heddle/cli/show"
 
@@ -136,10 +137,8 @@ does not hold; 5 not allowed; 1 anything else.`,
   heddle preauthkeys create --user alice
   heddle nodes list
   HEDDLE_API_KEY=tskey-api-… heddle --address vpn.example.com nodes list`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          subcommand,
-		RunE:          help,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: subcommand, RunE: help,
 	}
 	root.SuggestionsMinimumDistance = 2
 	f := root.PersistentFlags()
@@ -155,6 +154,7 @@ does not hold; 5 not allowed; 1 anything else.`,
 	root.AddCommand(
 		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
+		group("debug", "What to look at when something is slow", fleet.Command(fleet.Tools{Server: a.server, Show: a.show, Table: a.print, Out: a.out})),
 	)
 	habits.Add(root, func(err error) error { return inputError{err} })
 	return root

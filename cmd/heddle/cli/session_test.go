@@ -79,7 +79,10 @@ func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
 	}
 	o := api.Options{
 		State: w.state, Pending: w, Logins: w.waiting, Now: w.clock.now, History: store,
-		Health:  func(context.Context) []api.Part { return w.parts },
+		Health: func(context.Context) []api.Part { return w.parts },
+		Streams: func() []api.Stream {
+			return []api.Stream{{Node: 1, CapVer: 142, Version: w.state.Snapshot().Version(), BytesSent: 12345}, {Node: 2, CapVer: 113}}
+		},
 		Version: api.Version{Version: "v9.9.9", Commit: "0123456789abcdef", MinClient: "v1.80"},
 	}
 	for _, e := range edit {

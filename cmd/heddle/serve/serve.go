@@ -127,6 +127,7 @@ func (s *server) build() error {
 		PolicyFile: s.policyFile(),
 		History:    s.db,
 		Health:     s.health,
+		Streams:    s.streams,
 		Version:    s.Version,
 		Log:        s.Log,
 	})
@@ -273,6 +274,15 @@ func (s *server) health(ctx context.Context) []api.Part {
 		parts = append(parts, part("derp map", errors.New("no region: clients cannot connect; enable derp.embedded or add derp.files"), ""))
 	}
 	return parts
+}
+
+// streams are the open map streams, for `heddle debug fleet`.
+func (s *server) streams() []api.Stream {
+	var out []api.Stream
+	for st := range s.control.Streams() {
+		out = append(out, api.Stream(st))
+	}
+	return out
 }
 
 // policyHealth says why the policy is not what it should be; nil if it is.
