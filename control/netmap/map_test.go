@@ -170,7 +170,7 @@ func TestDeltas(t *testing.T) {
 		{"online", func(tx *tailnet.Tx) error { return tx.Connect(b) }, `{"PeersChangedPatch":[{"NodeID":2,"Online":true,"LastSeen":"2026-03-01T12:01:00Z"}]}`},
 		{"removed", func(tx *tailnet.Tx) error { return tx.DeleteNode(c) }, `PeersRemoved`},
 		{"renamed", func(tx *tailnet.Tx) error { return tx.RenameNode(b, "delta") }, `PeersChanged`},
-		{"expired", func(tx *tailnet.Tx) error { return tx.ExpireNode(b) }, `PeersChanged`},
+		{"expired", func(tx *tailnet.Tx) error { return tx.ExpireNode(b) }, `PeersChanged PeersChangedPatch`},
 		{"DNS", func(tx *tailnet.Tx) error { return tx.SetDNS(tailnet.DNS{MagicDNS: true, Search: []string{"x.test"}}) }, `DNSConfig`},
 		{"relays", func(tx *tailnet.Tx) error { return tx.SetDERPMap(derpMap(2)) }, `DERPMap`},
 		{"the same relays", func(tx *tailnet.Tx) error { return tx.SetDERPMap(derpMap(2)) }, ``},

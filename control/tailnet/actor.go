@@ -31,6 +31,9 @@ type Actor struct {
 func SystemActor(what string) Actor { return Actor{Kind: System, Name: what} }
 
 func (a Actor) String() string {
+	if a.From != "" {
+		return fmt.Sprintf("%s %s from %s", a.Kind, a.Name, a.From)
+	}
 	return fmt.Sprintf("%s %s", a.Kind, a.Name)
 }
 

@@ -43,7 +43,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 	}
 	for _, n := range img.Nodes {
 		n.Status.Alive = n.Status.Online
-		n.Status.Expired = expired(n, now)
+		n.Status.refresh(expired(n, now), now)
 		n.Report.attrs = postureAttrs(n.Report.Hostinfo)
 		snap.nodes = snap.nodes.with(n.ID, n)
 		snap.index = snap.index.replace(nil, n)

@@ -80,6 +80,9 @@ func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
 	if err != nil {
 		return err
 	}
+	if n.Tagged() && t.After(tx.now) {
+		return Errorf(Conflict, "%s has tags: its key never expires by itself; `heddle nodes expire` ends it now", n.Name)
+	}
 	out := n.clone()
 	tx.setExpiry(out, t)
 	tx.edit("node.expiry", n, out)

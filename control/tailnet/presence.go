@@ -108,9 +108,21 @@ func (tx *Tx) Connect(id NodeID) error {
 		tx.putDerived(out)
 		return nil
 	}
-	out.Status.Online, out.Status.LastSeen = true, tx.now
+	out.Status.Online, out.Status.LastSeen = !n.Status.Expired, tx.now
 	tx.putSoft(out)
 	return nil
+}
+
+// refresh notes whether the key has expired. An expired node is shown offline,
+// although its client listens on for an extension.
+func (s *Status) refresh(expired bool, now time.Time) {
+	s.Expired = expired
+	switch {
+	case expired && s.Online:
+		s.Online, s.LastSeen = false, now
+	case !expired && s.streams > 0:
+		s.Online = true
+	}
 }
 
 // Disconnect counts a map stream that ended: exactly one for each successful
@@ -175,7 +187,7 @@ func (tx *Tx) expire(t timer) error {
 		}
 		return nil
 	case expiryTimer:
-		out.Status.Expired = expired(n, tx.now)
+		out.Status.refresh(expired(n, tx.now), tx.now)
 	}
 	tx.putSoft(out)
 	return nil

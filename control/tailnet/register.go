@@ -285,7 +285,7 @@ func (tx *Tx) ShortenExpiry(m key.MachinePublic, k key.NodePublic, t time.Time) 
 // setExpiry sets when the key of n, which is a draft, expires.
 func (tx *Tx) setExpiry(n *Node, t time.Time) {
 	n.Expiry = t
-	n.Status.Expired = expired(n, tx.now)
+	n.Status.refresh(expired(n, tx.now), tx.now)
 	if t.IsZero() || n.Status.Expired {
 		tx.cancel(expiryTimer, n.ID)
 	} else {

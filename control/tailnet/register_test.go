@@ -197,3 +197,25 @@ func TestAdvertisedTagsNeedThePolicy(t *testing.T) {
 		}
 	})
 }
+
+func TestExpiredNodesAreOffline(t *testing.T) {
+	inWorld(t, func(w *world) {
+		n := w.mustRegister(newDevice("laptop").registration(), w.authKey(tailnet.AuthKeySpec{Owner: w.user("alice").ID}))
+		online := func(want bool, when string) {
+			t.Helper()
+			if got := w.snap().Node(n.ID).Status.Online; got != want {
+				t.Errorf("%s: online is %v", when, got)
+			}
+		}
+		w.connect(n.ID)
+		online(true, "connected")
+		w.must(func(tx *tailnet.Tx) error { return tx.ExpireNode(n.ID) })
+		online(false, "expired, with its stream still open")
+		w.connect(n.ID)
+		online(false, "expired, with a new stream")
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, time.Now().Add(time.Hour)) })
+		online(true, "extended")
+		time.Sleep(2 * time.Hour)
+		online(false, "expired by the clock")
+	})
+}

@@ -209,7 +209,7 @@ func checkRecord(r DNSRecord) (DNSRecord, error) {
 		}
 	}
 	if err != nil || typ == "A" && !ip.Is4() || typ == "AAAA" && !ip.Is6() || typ != "A" && typ != "AAAA" {
-		return r, Errorf(Invalid, "DNS record %s %s %q: clients know only A records with an IPv4 and AAAA records with an IPv6 address", r.Name, r.Type, r.Value)
+		return r, Errorf(Invalid, "DNS record %s (%q, %q): clients know only A records with an IPv4 and AAAA records with an IPv6 address", r.Name, r.Type, r.Value)
 	}
 	return DNSRecord{Name: name, Type: typ, Value: ip.String()}, nil
 }

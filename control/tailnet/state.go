@@ -233,7 +233,7 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		s.soft = Delta{}
 		s.timers.drop(timer{kind: flushTimer})
 		for _, e := range b.delta.Audit {
-			s.log.Info("changed", "action", e.Action, "target", e.Target, "by", e.Actor.String(), "from", e.Actor.From)
+			s.log.Info("changed", "action", e.Action, "target", e.Target, "by", e.Actor.String())
 		}
 	} else if !b.delta.empty() {
 		s.soft.merge(&b.delta)
