@@ -39,7 +39,7 @@ device. See heddle config example for what can be set.`,
 				Version: version,
 				Log:     newLog(cfg.Log, cmd.ErrOrStderr()),
 				Out:     cmd.OutOrStdout(),
-				Command: commandLine(path),
+				Command: commandLine(path, cfg),
 			})
 		},
 	}
@@ -53,14 +53,20 @@ func newLog(cfg config.Log, to io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, opts))
 }
 
-// commandLine is how the user calls this program, ready to paste into a shell.
-func commandLine(config string) string {
+// commandLine is how the user calls this program, ready to paste into any
+// shell: what came from variables of this one is spelled out.
+func commandLine(path string, cfg *config.Config) string {
 	name := os.Args[0]
 	if strings.Contains(name, "/go-build") { // go run: the binary is gone afterwards
 		name = "go run ./cmd/heddle"
 	}
-	if config != "" {
-		return fmt.Sprintf("%s --config %s", name, config)
+	_, dir := cfg.Set["data_dir"]
+	_, socket := cfg.Set["unix_socket"]
+	switch {
+	case path != "":
+		return fmt.Sprintf("%s --config %s", name, path)
+	case dir || socket:
+		return fmt.Sprintf("%s --socket %s", name, cfg.Listen.Socket)
 	}
 	return name
 }
