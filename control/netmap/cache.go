@@ -9,6 +9,7 @@ import (
 // not used for the longest time goes first.
 type cache struct {
 	limit, maxItems int
+	minItems        int // kept although they are beyond the limit: they are in use
 
 	mu     sync.Mutex
 	used   int
@@ -84,7 +85,7 @@ func (c *cache) grow(key any, more int) {
 }
 
 func (c *cache) trimLocked() {
-	for c.used > c.limit || len(c.items) > c.maxItems {
+	for (c.used > c.limit || len(c.items) > c.maxItems) && len(c.items) > c.minItems {
 		c.removeLocked(c.recent.Back())
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"heddle/control/tailnet"
 	"heddle/policy"
@@ -28,6 +29,7 @@ type diff struct {
 	// the same classes; zero if there is none.
 	like func(before, after policy.Class, not tailnet.NodeID) tailnet.NodeID
 
+	ready  atomic.Int64 // bytes of the messages that are kept with it
 	mu     sync.Mutex
 	peers  map[peersKey]*peersDelta
 	chunks map[chunkKey]*chunk // of patches, which different viewers have in common
@@ -287,6 +289,9 @@ func (p *peersDelta) find(e *Encoder, d *diff, key peersKey, from, to *tailnet.S
 			}
 		}
 	} else {
+		if d.rules && p.anew(e, from, to, id) {
+			return
+		}
 		c.owners = e.renamed(d, after)
 		for _, n := range d.candidates(id) {
 			c.note(e, d, n, before, after)
@@ -300,6 +305,20 @@ func (p *peersDelta) find(e *Encoder, d *diff, key peersKey, from, to *tailnet.S
 		}
 	}
 	p.fill(e, d, &c, to)
+}
+
+// anew makes it all peers anew if another policy lets the class see so many others that a list
+// of those that come and go would be longer. It reports whether it did. Where a policy
+// makes many classes of viewers, that also takes the least time and room for each.
+func (p *peersDelta) anew(e *Encoder, from, to *tailnet.Snapshot, id tailnet.NodeID) bool {
+	was, is := e.view(from, id), e.view(to, id)
+	const removal = 16 // so many of them are about as long as a peer
+	// With at least two some are left for a viewer that is one of them: clients take an empty list for none.
+	if is.len < 2 || was.len/removal+2*blockLen < is.len || was.len < is.len+2*blockLen {
+		return false
+	}
+	p.all, p.profiles = is.blocks, is.profiles
+	return true
 }
 
 // renamed returns the changed users of whom the class sees a node.
@@ -405,19 +424,21 @@ func (p *peersDelta) has(viewer tailnet.NodeID) bool {
 // peers differs with the filters of the viewers.
 const maxReady = 1000
 
-// share returns the message of that key, made once for all viewers. It is fresh if
-// it was made, and kept, just now.
-func (p *peersDelta) share(key string, compose func() Message) (m Message, fresh bool) {
+// share returns the message of that key, made once for all viewers if it may be kept. It is
+// fresh if it was made, and kept, just now.
+func (p *peersDelta) share(key string, compose func() Message, keep bool) (m Message, fresh bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	m, ok := p.ready[key]
 	if ok {
+		p.mu.Unlock()
 		return m, false
 	}
+	if !keep || len(p.ready) >= maxReady {
+		p.mu.Unlock()
+		return compose(), false
+	}
+	defer p.mu.Unlock()
 	m = compose()
-	if len(p.ready) >= maxReady {
-		return m, false
-	}
 	if p.ready == nil {
 		p.ready = map[string]Message{}
 	}

@@ -65,6 +65,8 @@ type Encoder struct {
 
 	mu   sync.Mutex
 	left map[tailnet.NodeID]string // why a node was left out, as logged
+
+	verdicts verdicts
 }
 
 // maxLeftOut bounds the memory of what was logged; beyond it a node may be
@@ -79,12 +81,16 @@ func NewEncoder(o Options) *Encoder {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Encoder{
+	e := &Encoder{
 		opts: o, log: o.Log,
 		cache: newCache(o.CacheBytes/4, math.MaxInt), spans: newCache(o.CacheBytes/4, maxSpans),
 		views: views{limit: o.CacheBytes / 2, byMember: map[tailnet.NodeID]*view{}},
 		left:  map[tailnet.NodeID]string{},
 	}
+	// All sessions take up the same two snapshots now and the next two soon: to forget what
+	// differs between them would be to work it out again for each.
+	e.spans.minItems = 2
+	return e
 }
 
 // Stats tells how the shared parts are used.
@@ -184,8 +190,9 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 	if o.private() || p.has(v.ID) {
 		return e.delta(o, p, v), true, nil
 	}
-	m, fresh := p.share(o.key(v.Plain), func() Message { return e.delta(o, p, v) })
+	m, fresh := p.share(o.key(v.Plain), func() Message { return e.delta(o, p, v) }, d.ready.Load() < int64(e.opts.CacheBytes/16))
 	if fresh {
+		d.ready.Add(int64(m.Len()))
 		e.spans.grow(diffKey{from.Version(), to.Version()}, 100+m.Len())
 	}
 	return m, true, nil

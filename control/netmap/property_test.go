@@ -34,7 +34,7 @@ var policies = []string{
 	`{"tagOwners": {"tag:x": ["u0@x.test"], "tag:y": ["u1@x.test"]},
 	  "grants": [{"src": ["u0@x.test"], "dst": ["*"], "ip": ["*"]}, {"src": ["u1@x.test"], "dst": ["tag:y"], "ip": ["tcp:443"]},
 	             {"src": ["u2@x.test"], "dst": ["autogroup:internet"], "ip": ["*"]}],
-	  "nodeAttrs": [{"target": ["u0@x.test"], "attr": ["drive:share"]}, {"target": ["tag:x"], "attr": ["funnel"]}]}`,
+	  "nodeAttrs": [{"target": ["u0@x.test"], "attr": ["drive:share"]}, {"target": ["tag:x"], "attr": ["randomize-client-port"]}]}`,
 	`{"tagOwners": {"tag:x": ["u0@x.test"]}, "grants": [{"src": ["*"], "dst": ["10.1.0.0/16"], "via": ["tag:x"], "ip": ["*"]}, {"src": ["u1@x.test"], "dst": ["u1@x.test", "tag:x"], "ip": ["*"]}]}`,
 	`{"acls": []}`,
 }
@@ -268,7 +268,7 @@ func (f *fleet) freshView(t *testing.T, v netmap.Viewer) view {
 }
 
 func TestDeltasEqualFullMap(t *testing.T) {
-	small, large := uint64(10), uint64(2)
+	small, large := uint64(10), uint64(4)
 	if testing.Short() {
 		small, large = 3, 1
 	}

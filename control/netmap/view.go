@@ -52,11 +52,40 @@ func (v *vantage) look(e *Encoder, n *tailnet.Node) (_ sight, ok bool) {
 		eye = v.other()
 	}
 	a := look(v.s, eye, n)
-	if err := a.check(v.s); err != nil {
+	if err := e.verdicts.of(v.s, a); err != nil {
 		e.leftOut(n, err)
 		return sight{}, false
 	}
 	return a, true
+}
+
+// verdicts are what check says of the nodes of the snapshot that was asked about last, since all
+// classes of viewers ask about the same nodes.
+type verdicts struct {
+	mu      sync.RWMutex
+	version uint64
+	known   map[tailnet.NodeID]error
+}
+
+// of returns why a node of the snapshot cannot be encoded, or nil.
+func (v *verdicts) of(s *tailnet.Snapshot, a sight) error {
+	v.mu.RLock()
+	err, ok := v.known[a.node.ID]
+	ok = ok && v.version == s.Version()
+	v.mu.RUnlock()
+	if ok {
+		return err
+	}
+	err = a.check(s)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.version < s.Version() {
+		v.version, v.known = s.Version(), map[tailnet.NodeID]error{}
+	}
+	if v.version == s.Version() {
+		v.known[a.node.ID] = err
+	}
+	return err
 }
 
 // A view is all that the viewers of a class see of their peers. Immutable.

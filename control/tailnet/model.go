@@ -110,7 +110,7 @@ type Status struct {
 	Online   bool      // shown to peers; falls a grace after the last stream ended
 	Alive    bool      // fit to carry primary routes: connected and answering probes
 	Expired  bool      // Expiry has passed
-	LastSeen time.Time // when its last stream ended, or the first since it is online began; zero if it never had one
+	LastSeen time.Time // when its last stream ended, it reported offline, or the first stream since it is online began; zero if it never had one
 
 	streams int  // open map streams
 	mute    bool // the last probe was not answered

@@ -57,6 +57,9 @@ func (tx *Tx) Report(id NodeID, u Update) error {
 	}
 	out := n.clone()
 	out.Report = &Report{Disco: u.Disco, Endpoints: slices.Clone(eps), HomeDERP: home, CapVer: u.CapVer, Hostinfo: host}
+	if seen := n.Status.LastSeen; !n.Status.Online && !seen.IsZero() {
+		out.Status.LastSeen = after(seen, tx.now)
+	}
 	renamed := tx.followHostname(out)
 	retagged := tx.followTags(out, old.Hostinfo.RequestTags)
 	if renamed || retagged {
@@ -134,7 +137,7 @@ func (tx *Tx) Disconnect(id NodeID) {
 	}
 	out := n.clone()
 	out.Status.streams--
-	out.Status.LastSeen = tx.now
+	out.Status.LastSeen = after(n.Status.LastSeen, tx.now)
 	if out.Status.streams == 0 {
 		tx.after(offlineTimer, id, tx.state.opts.OnlineGrace)
 		tx.after(dormantTimer, id, routeGrace)
@@ -143,6 +146,16 @@ func (tx *Tx) Disconnect(id NodeID) {
 		}
 	}
 	tx.putSoft(out)
+}
+
+// after returns now, or the second after the last time if that is later. Clients keep
+// the disco key that they know of an offline peer, whatever they are told, unless the time when it was
+// seen moves on; they are told whole seconds.
+func after(last, now time.Time) time.Time {
+	if next := last.Truncate(time.Second).Add(time.Second); next.After(now) {
+		return next
+	}
+	return now
 }
 
 // SetAnswering tells whether a connected node answers its liveness probe. One
