@@ -2,6 +2,7 @@ package tailnet
 
 import (
 	"hash/maphash"
+	"slices"
 
 	"heddle/policy"
 
@@ -37,13 +38,14 @@ func (s *State) fromImage(img Image) *Snapshot {
 		snap.setAPIKey(k)
 	}
 	now := s.opts.Now()
+	slices.SortFunc(img.Tombstones, func(a, b *Tombstone) int { return a.Ends.Compare(b.Ends) })
 	for _, t := range img.Tombstones {
 		snap.setTombstone(t)
 		s.timers.setIfUnset(timer{kind: tombstoneTimer}, now)
 	}
 	for _, n := range img.Nodes {
+		n.Status.refresh(expired(n, now), n.Status.LastSeen)
 		n.Status.Alive = n.Status.Online
-		n.Status.refresh(expired(n, now), now)
 		n.Report.attrs = postureAttrs(n.Report.Hostinfo)
 		snap.nodes = snap.nodes.with(n.ID, n)
 		snap.index = snap.index.replace(nil, n)

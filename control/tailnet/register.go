@@ -203,9 +203,8 @@ func (tx *Tx) ipPool(a admission, host *tailcfg.Hostinfo) []netip.Prefix {
 		return nil
 	}
 	const id = policy.NodeID(1<<63 - 1) // nobody's
-	in := tx.snap.PolicyInput()
-	in.Nodes = append(in.Nodes, policy.Node{ID: id, User: policy.UserID(a.owner), Tags: a.tags, Attrs: postureAttrs(host)})
-	return p.Compiled.Recompile(in).IPPool(id)
+	candidate := policy.Node{ID: id, User: policy.UserID(a.owner), Tags: a.tags, Attrs: postureAttrs(host)}
+	return p.Compiled.Amend([]policy.Node{candidate}, nil).IPPool(id)
 }
 
 // reusable returns a copy of the node that the device is to go on as: the one
@@ -274,6 +273,12 @@ func (tx *Tx) ShortenExpiry(m key.MachinePublic, k key.NodePublic, t time.Time) 
 	}
 	if !n.Expiry.IsZero() && t.After(n.Expiry) {
 		return Errorf(Denied, "a device can only shorten the life of its key; ask an admin to extend it")
+	}
+	if n.Tagged() {
+		return Errorf(Denied, "the key of a device with tags does not expire")
+	}
+	if t.Equal(n.Expiry) {
+		return nil
 	}
 	out := n.clone()
 	tx.setExpiry(out, t)

@@ -192,6 +192,8 @@ func (s *State) serve(ctx context.Context, batch []*request) {
 		}
 		b.run(req)
 	}
+	// While commits fail, what the policy owes must not make every report try one.
+	b.softOnly = !b.hard && len(s.owed) > 0 && s.Trouble() != nil
 	if err := s.finish(ctx, b); err != nil {
 		// What needed the commit fails; soft updates need none, so they run
 		// again without the others, and what the policy approves waits.
@@ -308,6 +310,8 @@ func (s *State) expireTimers(ctx context.Context, now time.Time) {
 		if t.kind == flushTimer {
 			if err := s.flush(ctx); err != nil {
 				s.log.Error("cannot store reports and presence; will retry", "err", err)
+			} else if len(s.owed) > 0 {
+				s.serve(ctx, nil) // the store works again: what the policy owes can be approved
 			}
 			continue
 		}
@@ -323,10 +327,14 @@ func (s *State) expireTimers(ctx context.Context, now time.Time) {
 		return
 	}
 	s.serve(ctx, batch)
+	var failed []error
 	for i, req := range batch {
 		if r := <-req.done; r.err != nil {
-			s.log.Error("timed change failed; will retry", "what", req.actor.Name, "err", r.err)
+			failed = append(failed, r.err)
 			s.timers.set(kinds[i], now.Add(flushRetry))
 		}
+	}
+	if len(failed) > 0 {
+		s.log.Error("timed changes failed; will retry", "changes", len(failed), "err", failed[0])
 	}
 }

@@ -50,6 +50,14 @@ func TestATroubledStoreForgetsNothing(t *testing.T) {
 			func(tx *tailnet.Tx) error { return tx.Report(router.ID, tailnet.Update{Hostinfo: host}) },
 			func(tx *tailnet.Tx) error { tx.Disconnect(laptop.ID); return nil },
 		)
+		tries := w.store.Tries()
+		for range 100 {
+			w.connect(router.ID)
+			w.disconnect(router.ID)
+		}
+		if got := w.store.Tries() - tries; got > 2 {
+			t.Errorf("%d commits tried for presence while commits fail", got)
+		}
 		time.Sleep(time.Minute)
 		if w.snap().Node(laptop.ID).Status.Online {
 			t.Error("the end of a stream was lost")
@@ -69,7 +77,6 @@ func TestATroubledStoreForgetsNothing(t *testing.T) {
 		if w.snap().Node(ci.ID) != nil {
 			t.Error("the ephemeral node was never removed")
 		}
-		w.connect(laptop.ID) // any news
 		if len(w.snap().Node(router.ID).Approved) == 0 {
 			t.Error("the policy's approval was forgotten")
 		}
@@ -193,5 +200,49 @@ func TestNumbersAreNoNames(t *testing.T) {
 			t.Errorf("a device that calls itself 42 is named %q", n.Name)
 		}
 		wantCode(t, w.update(func(tx *tailnet.Tx) error { return tx.RenameNode(n.ID, "7") }), tailnet.Invalid)
+	})
+}
+
+func TestARouterThatExpiredWhileTheServerWasDown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		secret := w.authKey(tailnet.AuthKeySpec{Owner: w.user("alice").ID, Reusable: true})
+		const lan = "192.168.7.0/24"
+		a, b := w.router("a", secret, lan), w.router("b", secret, lan)
+		w.approve(a.ID, lan)
+		w.approve(b.ID, lan)
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(a.ID, time.Now().Add(time.Minute)) })
+		if err := w.stop(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		w.start(options)
+		w.connect(b.ID)
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(a.ID, time.Now().Add(time.Hour)) })
+		time.Sleep(2 * time.Minute)
+		if got := w.snap().Primaries().Of(prefixes(lan)[0]); got != b.ID {
+			t.Errorf("the primary is node %d, which never came back; want %d", got, b.ID)
+		}
+	})
+}
+
+func TestShorteningIsNoLever(t *testing.T) {
+	inWorld(t, func(w *world) {
+		u := w.user("alice")
+		d, e := newDevice("laptop"), newDevice("server")
+		w.mustRegister(d.registration(), w.authKey(tailnet.AuthKeySpec{Owner: u.ID}))
+		w.mustRegister(e.registration(), w.authKey(tailnet.AuthKeySpec{Owner: u.ID, Tags: []string{"tag:x"}}))
+		shorten := func(d *device) error {
+			return w.update(func(tx *tailnet.Tx) error {
+				return tx.ShortenExpiry(d.machine.Public(), d.key.Public(), time.Now().Add(time.Hour).Truncate(time.Hour))
+			})
+		}
+		if err := shorten(d); err != nil {
+			t.Fatal(err)
+		}
+		entries := len(w.store.Audit())
+		if err := shorten(d); err != nil || len(w.store.Audit()) != entries {
+			t.Errorf("the same expiry again: %v, %d entries", err, len(w.store.Audit())-entries)
+		}
+		wantCode(t, shorten(e), tailnet.Denied)
 	})
 }

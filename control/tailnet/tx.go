@@ -240,7 +240,7 @@ func (tx *Tx) bury(n *Node, addrs Addrs) {
 	if n.Ephemeral {
 		t.Ends = tx.now.Add(ephemeralRest)
 	}
-	if graves, _ := tx.snap.index.graves.Get(n.Machine); len(graves) >= maxGraves {
+	for graves, _ := tx.snap.index.graves.Get(n.Machine); len(graves) >= maxGraves; graves = graves[1:] {
 		tx.unbury(tx.snap.Tombstone(graves[0]))
 	}
 	tx.snap.setTombstone(t)

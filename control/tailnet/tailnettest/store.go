@@ -21,6 +21,7 @@ type Store struct {
 	past  []*tailnet.Policy
 	fail  error
 	count int
+	tries int
 }
 
 type rows struct {
@@ -55,6 +56,7 @@ func (s *Store) Load(context.Context, string) (tailnet.Image, error) {
 func (s *Store) Commit(_ context.Context, d *tailnet.Delta) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.tries++
 	if s.fail != nil {
 		return s.fail
 	}
@@ -93,6 +95,13 @@ func (s *Store) Commits() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.count
+}
+
+// Tries returns how many commits were tried.
+func (s *Store) Tries() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tries
 }
 
 // Audit returns the audit log, oldest first. The caller owns the slice.
