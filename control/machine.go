@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"heddle/control/noise"
 	"heddle/control/pending"
@@ -85,20 +86,23 @@ var (
 
 // endpoint adapts a function to HTTP: it decodes the JSON body, says who is
 // asking, maps errors to statuses, and logs them once. The function writes its
-// answer to c.w unless it fails.
+// answer to c.w unless it fails. While that waits, for days perhaps, nothing holds the
+// request and its headers.
 func endpoint[Req any](s *Server, serve func(context.Context, *call, *Req) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		conn := noise.FromContext(r.Context())
+		ctx, path := r.Context(), strings.Clone(r.URL.Path)
+		conn := noise.FromContext(ctx)
 		c := &call{conn: conn, machine: conn.Peer(), w: w, rc: http.NewResponseController(w)}
 		c.known = len(s.state.Snapshot().NodesByMachine(c.machine)) > 0
 		var req Req
 		err := s.decode(c, r, &req)
+		r.Header = nil
 		if err == nil {
 			c.snap = s.state.Snapshot()
-			err = serve(r.Context(), c, &req)
+			err = serve(ctx, c, &req)
 		}
-		if err != nil && !gone(r.Context(), err) && !errors.Is(err, errGone) {
-			s.fail(c, r, err)
+		if err != nil && !gone(ctx, err) && !errors.Is(err, errGone) {
+			s.fail(ctx, c, path, err)
 		}
 	}
 }
@@ -117,19 +121,19 @@ var statuses = map[tailnet.Code]int{
 // fail answers with an error and logs it. A client that keeps asking the same
 // is heard once in ten minutes; our own faults have a limit of their own, which
 // nobody else can use up.
-func (s *Server) fail(c *call, r *http.Request, err error) {
+func (s *Server) fail(ctx context.Context, c *call, path string, err error) {
 	code := tailnet.CodeOf(err)
 	level, tell := slog.LevelInfo, false
 	switch {
 	case errors.Is(err, tailnet.ErrStopped):
 		level, tell = slog.LevelDebug, true // every client of a server that is told to stop
 	case code == tailnet.Internal, code == tailnet.Unavailable:
-		level, tell = slog.LevelError, s.throttle.faults.allow(r.URL.Path)
+		level, tell = slog.LevelError, s.throttle.faults.allow(path)
 	default:
-		tell = s.throttle.told.allow(c.cause() + r.URL.Path + code.String())
+		tell = s.throttle.told.allow(c.cause() + path + code.String())
 	}
 	if tell {
-		s.log.Log(r.Context(), level, "request refused", "path", r.URL.Path, "machine", c.machine.ShortString(),
+		s.log.Log(ctx, level, "request refused", "path", path, "machine", c.machine.ShortString(),
 			"remote", c.conn.Remote(), "code", code, "err", err)
 	}
 	if code == tailnet.Exhausted || code == tailnet.Unavailable {

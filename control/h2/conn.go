@@ -34,12 +34,14 @@ type Transport interface {
 	Close() error
 }
 
-// Limits of one connection. Clients have a few requests of a few KB at a time;
-// what a stranger can make the server hold is the body window and the headers of maxStreams requests.
+// Limits of one connection. Clients have a few requests at a time, with less than 1 KB of headers each;
+// what a stranger can make the server hold is the body window and the headers of maxStreams requests,
+// until their handlers have let go of these.
 const (
-	maxStreams    = 32
-	maxHeaders    = 16 << 10
-	bodyWindow    = 65535 // of the connection and of each stream: the protocol's own initial value
+	maxStreams    = 16      // that run, whatever the client knows of their ends
+	offerStreams  = 12      // fewer, since the client may know of an end before the handler has returned
+	maxHeaders    = 4 << 10 // as RFC 9113 counts them, with 32 bytes for each field
+	bodyWindow    = 65535   // of the connection and of each stream: the protocol's own initial value
 	frameLen      = 16 << 10
 	maxWindow     = 1<<31 - 1
 	prefaceTime   = 10 * time.Second
@@ -267,7 +269,7 @@ func (c *Conn) headers(f *http2.MetaHeadersFrame) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	case !fresh:
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed}
-	case running >= 2*maxStreams: // the client may know of an end before the handler has returned
+	case running >= maxStreams:
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
 	case f.Truncated:
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeEnhanceYourCalm}

@@ -22,7 +22,7 @@ const frameHeaderLen = 9
 // waiting connection has none to keep.
 var settings = func() []byte {
 	list := []http2.Setting{
-		{ID: http2.SettingMaxConcurrentStreams, Val: maxStreams},
+		{ID: http2.SettingMaxConcurrentStreams, Val: offerStreams},
 		{ID: http2.SettingMaxHeaderListSize, Val: maxHeaders},
 		{ID: http2.SettingHeaderTableSize, Val: 0},
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -138,8 +139,13 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	})
 	cc := stock(t, conn)
+	if res, err := cc.RoundTrip(request(t, "GET", "/", nil)); err != nil { // the client learns how many it may have
+		t.Fatal(err)
+	} else {
+		io.Copy(io.Discard, res.Body)
+	}
 	var running sync.WaitGroup
-	for i := range 30 {
+	for i := range 10 {
 		running.Go(func() {
 			path := fmt.Sprintf("/%03d", i)
 			res, err := cc.RoundTrip(request(t, "GET", path, nil))
@@ -184,6 +190,57 @@ func TestClientLeaves(t *testing.T) {
 	if err := <-left; err == nil {
 		t.Error("wrote to a closed connection")
 	}
+}
+
+// TestWaitsHoldLittle: requests that wait hold none of their headers, as large as these may be.
+func TestWaitsHoldLittle(t *testing.T) {
+	const conns, streams = 10, 16
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	fields := []string{":method", "POST", ":scheme", "http", ":authority", "x", ":path", "/"}
+	for i := range 110 { // nearly 4 KB as they are counted, in the form that costs most
+		fields = append(fields, string([]byte{'a' + byte(i/26), 'a' + byte(i%26)}), "")
+	}
+	large := encode(fields...)
+	entered := make(chan bool)
+	hold := func(block []byte) int64 {
+		before := heap()
+		for range conns {
+			conn, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				ctx := r.Context()
+				entered <- true
+				<-ctx.Done()
+			})
+			go io.Copy(io.Discard, conn)
+			fr := raw(t, conn)
+			for i := range streams {
+				fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block, EndHeaders: true})
+				<-entered
+			}
+		}
+		return (heap() - before) / conns
+	}
+	small := hold(block("/"))
+	much := hold(large)
+	t.Logf("a connection with %d requests holds %d bytes with few headers, %d with many", streams, small, much)
+	if more := much - small; more > 32<<10 { // the framer keeps its last frame
+		t.Errorf("large headers cost %d bytes more", more)
+	}
+}
+
+// encode returns a header block of names and values in turn.
+func encode(fields ...string) []byte {
+	var b bytes.Buffer
+	enc := hpack.NewEncoder(&b)
+	for i := 0; i < len(fields); i += 2 {
+		enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1], Sensitive: true})
+	}
+	return b.Bytes()
 }
 
 // raw speaks frames.
@@ -247,7 +304,7 @@ func TestMisbehaviour(t *testing.T) {
 			fr.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, BlockFragment: block("/"), EndHeaders: true})
 		}, true, http2.ErrCodeProtocol},
 		{"too many streams", func(fr *http2.Framer) {
-			for i := range 65 {
+			for i := range 17 {
 				open(fr, uint32(2*i+1))
 			}
 		}, false, http2.ErrCodeRefusedStream},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,13 +89,15 @@ func (c *Conn) newStream(f *http2.MetaHeadersFrame) (*stream, *http.Request, err
 	return st, req.WithContext(st.ctx), nil
 }
 
-// run answers the request.
+// run answers the request. Once the handler waits, nothing but the handler holds the
+// request, so one that lets go of it frees the headers.
 func (st *stream) run(req *http.Request) {
+	path := strings.Clone(req.URL.Path)
 	defer st.end()
 	defer func() {
 		if v := recover(); v != nil {
 			if v != http.ErrAbortHandler {
-				st.c.opts.Log.Error("handler panicked", "path", req.URL.Path, "panic", v, "stack", string(debug.Stack()))
+				st.c.opts.Log.Error("handler panicked", "path", path, "panic", v, "stack", string(debug.Stack()))
 			}
 			st.give(http2.ErrCodeInternal)
 		}
