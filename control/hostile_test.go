@@ -388,6 +388,31 @@ func TestRestlessNode(t *testing.T) {
 	})
 }
 
+// TestRestlessExpiry: nor does a node that changes when its key expires, over and over.
+func TestRestlessExpiry(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		c := s.Client("restless").Join(authKey)
+		at := time.Now().Add(time.Hour)
+		accepted := 0
+		for range 300 {
+			at = at.Add(-time.Second)
+			switch _, err := c.Register(t.Context(), func(r *tailcfg.RegisterRequest) { r.Expiry = at }); {
+			case err == nil:
+				accepted++
+			case !tooMany(err):
+				t.Fatal(err)
+			}
+		}
+		if accepted < 15 || accepted > 25 {
+			t.Errorf("%d changes in no time", accepted)
+		}
+		time.Sleep(time.Minute)
+		if resp, err := c.Register(t.Context(), controltest.Logout); err != nil || !resp.NodeKeyExpired {
+			t.Errorf("logout: %v", err)
+		}
+	})
+}
+
 // TestHastyStreams: nor does one that asks for its map over and over.
 func TestHastyStreams(t *testing.T) {
 	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {

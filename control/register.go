@@ -69,6 +69,9 @@ func (s *Server) endLogin(ctx context.Context, c *call, req *tailcfg.RegisterReq
 	if n := c.snap.NodeByKey(req.NodeKey); out && (n == nil || n.Machine != c.machine) {
 		return &tailcfg.RegisterResponse{NodeKeyExpired: true}, nil // without troubling the writer
 	}
+	if c.known && !s.throttle.changes.allow(c.machine) {
+		return nil, errTooOften
+	}
 	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
 		if out {
 			return tx.Logout(c.machine, req.NodeKey)
