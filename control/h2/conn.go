@@ -78,14 +78,28 @@ type Conn struct {
 	initial int64  // of the windows of new streams
 	intake  intake // of all bodies
 	idle    time.Time
+	retired bool  // no request is taken any more
 	err     error // the connection is over
 }
 
-// life is what Sweep judges by.
+// life is what Sweep judges by: times since the connection began, by the monotonic clock, which
+// never steps. Zero stands for never.
 type life struct {
-	wrote  atomic.Int64 // when the write began that is under way, in nanoseconds; zero if none is
+	began  time.Time
+	wrote  atomic.Int64 // when the write began that is under way
 	heard  atomic.Int64 // when something was read last
-	pinged atomic.Bool  // since then
+	pinged atomic.Int64 // when the client was asked for a sign of life, if nothing was read since
+}
+
+// at is the time for the fields of life.
+func (l *life) at(now time.Time) int64 { return max(1, int64(now.Sub(l.began))) }
+
+// since returns how long ago something of life was; for never it returns 0.
+func (l *life) since(then *atomic.Int64, now time.Time) time.Duration {
+	if at := then.Load(); at != 0 {
+		return time.Duration(l.at(now) - at)
+	}
+	return 0
 }
 
 // intake is the account of body bytes of a stream or the connection.
@@ -98,7 +112,8 @@ type intake struct {
 func New(t Transport, o Options) *Conn {
 	c := &Conn{t: t, opts: o, streams: map[uint32]*stream{}, window: bodyWindow, initial: bodyWindow, idle: time.Now()}
 	c.moved.L = &c.mu
-	c.life.heard.Store(c.idle.UnixNano())
+	c.life.began = c.idle
+	c.life.heard.Store(c.life.at(c.idle))
 	return c
 }
 
@@ -136,8 +151,8 @@ type reader struct{ c *Conn }
 func (r reader) Read(p []byte) (int, error) {
 	n, err := r.c.t.Read(p)
 	if n > 0 {
-		r.c.life.heard.Store(time.Now().UnixNano())
-		r.c.life.pinged.Store(false)
+		r.c.life.heard.Store(r.c.life.at(time.Now()))
+		r.c.life.pinged.Store(0)
 	}
 	return n, err
 }
@@ -176,6 +191,7 @@ func (c *Conn) read() error {
 		switch {
 		case errors.As(err, &bad):
 			c.abort(bad.StreamID, bad)
+			c.seen(bad.StreamID)
 			err = c.write(resetFrame(bad.StreamID, bad.Code))
 		case errors.Is(err, http2.ErrFrameTooLarge):
 			return http2.ConnectionError(http2.ErrCodeFrameSize)
@@ -257,19 +273,21 @@ func (c *Conn) grow(id uint32, by int64) error {
 func (c *Conn) headers(f *http2.MetaHeadersFrame) error {
 	id := f.StreamID
 	c.mu.Lock()
-	st, running := c.streams[id], len(c.streams)
-	fresh := id > c.last
+	defer c.mu.Unlock()
+	if c.retired {
+		return nil
+	}
+	st, fresh := c.streams[id], id > c.last
 	c.last = max(c.last, id)
-	c.mu.Unlock()
 	switch {
 	case st != nil && f.StreamEnded(): // trailers
-		c.endBody(st, io.EOF)
+		c.endBodyLocked(st)
 		return nil
 	case st != nil || id%2 == 0:
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	case !fresh:
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed}
-	case running >= maxStreams:
+	case len(c.streams) >= maxStreams:
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
 	case f.Truncated:
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeEnhanceYourCalm}
@@ -278,9 +296,8 @@ func (c *Conn) headers(f *http2.MetaHeadersFrame) error {
 	if err != nil {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol, Cause: err}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.err != nil {
+		st.cancel()
 		return c.err
 	}
 	c.streams[id] = st
@@ -299,7 +316,7 @@ func (c *Conn) data(f *http2.DataFrame) error {
 		c.mu.Unlock()
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	case st == nil || st.bodyErr != nil: // it was answered or reset already
-		idle := f.StreamID > c.last
+		idle := f.StreamID > c.last && !c.retired
 		c.mu.Unlock()
 		if idle {
 			return http2.ConnectionError(http2.ErrCodeProtocol)
@@ -311,17 +328,13 @@ func (c *Conn) data(f *http2.DataFrame) error {
 	}
 	st.body = append(st.body, f.Data()...)
 	st.intake.held += n
-	padding := n - len(f.Data())
-	c.mu.Unlock()
 	if f.StreamEnded() {
-		c.endBody(st, io.EOF)
-	} else {
-		c.wake()
+		st.bodyErr = io.EOF
 	}
-	if padding > 0 {
-		return c.giveBack(st, padding)
-	}
-	return nil
+	c.moved.Broadcast()
+	out := c.giveBackLocked(st, n-len(f.Data())) // the padding, before the handler can end and give back the rest
+	c.mu.Unlock()
+	return c.writeSome(out)
 }
 
 func (c *Conn) wake() {
@@ -332,8 +345,14 @@ func (c *Conn) wake() {
 
 // giveBack lets the client send as many bytes again. st is nil if its stream is over.
 func (c *Conn) giveBack(st *stream, n int) error {
-	var out []byte
 	c.mu.Lock()
+	out := c.giveBackLocked(st, n)
+	c.mu.Unlock()
+	return c.writeSome(out)
+}
+
+// giveBackLocked does the sums of giveBack, and returns the frames to be sent, if any.
+func (c *Conn) giveBackLocked(st *stream, n int) (out []byte) {
 	c.intake.held -= n
 	if c.intake.credit += n; c.intake.credit >= creditMinimum {
 		out = appendWindowUpdate(out, 0, c.intake.credit)
@@ -346,20 +365,32 @@ func (c *Conn) giveBack(st *stream, n int) error {
 			st.intake.credit = 0
 		}
 	}
-	c.mu.Unlock()
-	if out == nil {
-		return nil
-	}
-	return c.write(out)
+	return out
 }
 
-func (c *Conn) endBody(st *stream, err error) {
-	c.mu.Lock()
+// writeSome writes frames, if there are any.
+func (c *Conn) writeSome(frames []byte) error {
+	if len(frames) == 0 {
+		return nil
+	}
+	return c.write(frames)
+}
+
+// endBodyLocked notes that a body is complete.
+func (c *Conn) endBodyLocked(st *stream) {
 	if st.bodyErr == nil {
-		st.bodyErr = err
+		st.bodyErr = io.EOF
 	}
 	c.moved.Broadcast()
-	c.mu.Unlock()
+}
+
+// seen notes a stream whose headers were refused: what else comes for it is dropped.
+func (c *Conn) seen(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id%2 == 1 {
+		c.last = max(c.last, id)
+	}
 }
 
 // abort ends a stream that one of the ends has given up.
@@ -380,7 +411,7 @@ func (c *Conn) abort(id uint32, err error) {
 func (c *Conn) write(pieces ...[]byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.life.wrote.Store(time.Now().UnixNano())
+	c.life.wrote.Store(c.life.at(time.Now()))
 	err := c.t.WriteAll(pieces...)
 	c.life.wrote.Store(0)
 	if err != nil {
@@ -396,6 +427,20 @@ func (c *Conn) goAway(code http2.ErrCode) {
 	c.write(goAwayFrame(last, code))
 }
 
+// retire ends the connection unless a request has come meanwhile. None that comes later is
+// served, so the client may send it again elsewhere.
+func (c *Conn) retire() {
+	c.mu.Lock()
+	if len(c.streams) > 0 {
+		c.mu.Unlock()
+		return
+	}
+	c.retired = true
+	c.mu.Unlock()
+	c.goAway(http2.ErrCodeNo)
+	c.Close()
+}
+
 // Ping asks the client for a sign of life. It may block as long as a write may.
 func (c *Conn) Ping() { c.write(pingFrame([8]byte{'h', 'e', 'd', 'd', 'l', 'e', '-', '1'}, false)) }
 
@@ -404,7 +449,7 @@ func (c *Conn) Ping() { c.write(pingFrame([8]byte{'h', 'e', 'd', 'd', 'l', 'e', 
 // does not answer, or that has nothing to do, or to ask for a sign of life. Mostly it returns nil.
 func (c *Conn) Sweep(now time.Time) func() {
 	shut := func() { c.Close() }
-	if began := c.life.wrote.Load(); began != 0 && now.Sub(time.Unix(0, began)) > writeStall {
+	if c.life.since(&c.life.wrote, now) > writeStall {
 		return shut
 	}
 	c.mu.Lock()
@@ -414,16 +459,12 @@ func (c *Conn) Sweep(now time.Time) func() {
 		late = late || st.due.late(now)
 	}
 	c.mu.Unlock()
-	silent := now.Sub(time.Unix(0, c.life.heard.Load()))
 	switch {
-	case late || silent > quietTime+pongTime && c.life.pinged.Load():
+	case late || c.life.since(&c.life.pinged, now) > pongTime:
 		return shut
 	case idle:
-		return func() {
-			c.goAway(http2.ErrCodeNo) // what the client is just sending it may send again elsewhere
-			c.Close()
-		}
-	case silent > quietTime && !c.life.pinged.Swap(true):
+		return c.retire
+	case c.life.since(&c.life.heard, now) > quietTime && c.life.pinged.CompareAndSwap(0, c.life.at(now)):
 		return c.Ping
 	}
 	return nil

@@ -416,6 +416,127 @@ func TestSweep(t *testing.T) {
 	})
 }
 
+// TestPongTime: the time for an answer begins with the question, even if that came late.
+func TestPongTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c := serve(t, func(http.ResponseWriter, *http.Request) {})
+		now := time.Now()
+		if c.Sweep(now.Add(80*time.Second)) == nil {
+			t.Fatal("no ping")
+		}
+		if c.Sweep(now.Add(94*time.Second)) != nil {
+			t.Error("no time to answer")
+		}
+		if c.Sweep(now.Add(96*time.Second)) == nil {
+			t.Error("a silent client is not closed")
+		}
+	})
+}
+
+// TestRequestWhileRetiring: a request that comes between the decision to close an idle
+// connection and the deed is served.
+func TestRequestWhileRetiring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wait := make(chan bool)
+		conn, c := serve(t, func(http.ResponseWriter, *http.Request) { <-wait })
+		cc := stock(t, conn)
+		synctest.Wait()
+		retire := c.Sweep(time.Now().Add(3 * time.Minute))
+		answer := make(chan error)
+		go func() {
+			_, err := cc.RoundTrip(request(t, "GET", "/", nil))
+			answer <- err
+		}()
+		synctest.Wait()
+		retire()
+		close(wait)
+		if err := <-answer; err != nil {
+			t.Error(err)
+		}
+		cc.Close()
+	})
+}
+
+// TestDeadStreamIsNotLate: what nobody can take any more does not end the connection.
+func TestDeadStreamIsNotLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, end := make(chan bool), make(chan bool)
+		conn, c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			begun <- true
+			<-r.Context().Done()
+			w.Write([]byte("too late"))
+			w.(http.Flusher).Flush()
+			w.Write([]byte("too late"))
+			w.(http.Flusher).Flush()
+			<-end
+		})
+		fr := raw(t, conn)
+		go io.Copy(io.Discard, conn)
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block("/"), EndHeaders: true, EndStream: true})
+		<-begun
+		fr.WriteRSTStream(1, http2.ErrCodeCancel)
+		synctest.Wait()
+		if c.Sweep(time.Now().Add(40*time.Second)) != nil {
+			t.Error("closed for what a dead stream said")
+		}
+		close(end)
+	})
+}
+
+// TestBodyOfMalformed: what comes for a stream whose headers the framer refused is dropped.
+func TestBodyOfMalformed(t *testing.T) {
+	conn, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	fr := raw(t, conn)
+	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: encode(":method", "POST", ":scheme", "http", ":path", "/", "X-Upper", "1"), EndHeaders: true})
+	fr.WriteData(1, true, []byte("body"))
+	if goAway, code := ends(t, fr); goAway || code != http2.ErrCodeProtocol {
+		t.Errorf("connection over: %v, with %v", goAway, code)
+	}
+	fr.WritePing(false, [8]byte{1})
+	for {
+		switch f, err := fr.ReadFrame(); f := f.(type) {
+		case *http2.GoAwayFrame:
+			t.Fatalf("go away: %v", f.ErrCode)
+		case *http2.PingFrame:
+			return
+		default:
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestPadding: padding is given back once, also when the handler ends meanwhile.
+func TestPadding(t *testing.T) {
+	conn, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { r.Body.Read(make([]byte, 1)) })
+	fr := raw(t, conn)
+	sent, credit := 0, 0
+	for i := range 3000 {
+		id := uint32(2*i + 1)
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block("/"), EndHeaders: true})
+		fr.WriteDataPadded(id, false, []byte("x"), make([]byte, 255))
+		sent += 257
+		for reset := false; !reset; {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch f := f.(type) {
+			case *http2.WindowUpdateFrame:
+				if f.StreamID == 0 {
+					credit += int(f.Increment)
+				}
+			case *http2.RSTStreamFrame:
+				reset = true
+			}
+		}
+		if credit > sent {
+			t.Fatalf("after %d requests %d bytes were sent and %d given back", i+1, sent, credit)
+		}
+	}
+}
+
 func TestReadDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		errs := make(chan error, 1)

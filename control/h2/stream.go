@@ -269,12 +269,13 @@ func (st *stream) take(want int) (int, error) {
 	c := st.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if st.due.since.IsZero() {
-		st.due.since = time.Now()
-	}
 	for {
 		if err := st.aliveLocked(); err != nil {
+			st.due.since = time.Time{} // nobody waits for the client any more
 			return 0, err
+		}
+		if st.due.since.IsZero() {
+			st.due.since = time.Now()
 		}
 		if n := min(int64(want), st.window, c.window); n > 0 {
 			st.window -= n
