@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -40,33 +41,82 @@ func (c *Compiled) syncedGroups() map[string]bool {
 	return out
 }
 
+// maxTestWork bounds what the tests of one policy may cost, in looks at a rule
+// or a node: about a second of CPU. Tests of thousands of rules and nodes need
+// a hundredth of it.
+const maxTestWork = 100_000_000
+
+// HasTests reports whether there is something for RunTests to do.
+func (c *Compiled) HasTests() bool {
+	return len(c.doc.text.Tests)+len(c.doc.text.SSHTests) > 0
+}
+
 // RunTests runs the policy's own tests and sshTests. The error is an Errors
-// with all that failed.
+// with all that failed. Tests that are too much work fail, and with them all
+// that follow are left out.
 func (c *Compiled) RunTests() error {
-	r := &testRun{Compiled: c, groups: c.syncedGroups()}
+	r := &testRun{Compiled: c, groups: c.syncedGroups(), left: maxTestWork}
+	r.known = map[string][]*node{}
 	for i := range c.doc.text.Tests {
-		r.access(&c.doc.text.Tests[i])
+		t := &c.doc.text.Tests[i]
+		if r.access(t); r.exceeded(t.At) {
+			return r.errs
+		}
 	}
+	r.byIdentity = true
+	r.known = map[string][]*node{}
 	for i := range c.doc.text.SSHTests {
-		r.ssh(&c.doc.text.SSHTests[i])
+		t := &c.doc.text.SSHTests[i]
+		if r.ssh(t); r.exceeded(t.At) {
+			return r.errs
+		}
 	}
 	return r.errs.OrNil()
 }
 
 type testRun struct {
 	*Compiled
-	groups map[string]bool
-	errs   Errors
+	groups     map[string]bool
+	known      map[string][]*node // subjects of selectors
+	byIdentity bool               // nodes of different identities are to be told apart
+	left       int                // of maxTestWork; less than zero: give up
+	errs       Errors
 }
 
+// spend takes work off the budget, and reports whether there was enough left.
+func (r *testRun) spend(work int) bool {
+	r.left -= work
+	return r.left >= 0
+}
+
+// exceeded notes that the budget was used up by the test at a place, if so.
+func (r *testRun) exceeded(at syntax.Placed) bool {
+	if r.left >= 0 {
+		return false
+	}
+	r.errs = append(r.errs, &Error{Line: at.Line, Column: at.Column,
+		Msg: "the tests of this policy up to this one compare too many nodes with too many rules, and are not run further; have fewer tests, or name narrower sources and destinations"})
+	return true
+}
+
+// fail notes what is wrong; nothing once no work is left, since what a test
+// finds then is not to be trusted.
 func (r *testRun) fail(at syntax.Placed, format string, args ...any) {
-	if len(r.errs) < syntax.MaxProblems {
+	if r.left >= 0 && len(r.errs) < syntax.MaxProblems {
 		r.errs = append(r.errs, &Error{Line: at.Line, Column: at.Column, Msg: "test failed: " + fmt.Sprintf(format, args...)})
 	}
 }
 
+// likeness is what nodes have in common that no test can tell apart.
+type likeness struct {
+	class    Class
+	ident    *identity
+	internet bool // its address, which autogroup:internet asks for
+}
+
 // subjects returns the nodes that a selector of a test means: those there are,
-// or else one that would match it, or for an address a host outside.
+// the first of each likeness, or else one that would match it, or for an
+// address a host outside.
 func (r *testRun) subjects(at syntax.Placed, allowed syntax.Kind) ([]*node, error) {
 	s := strings.TrimSpace(at.S)
 	tm, err := r.doc.text.Lookup(s)
@@ -83,19 +133,38 @@ func (r *testRun) subjects(at syntax.Placed, allowed syntax.Kind) ([]*node, erro
 		if r.doc.text.CIDR(s) || len(tm.Prefixes) != 1 || !tm.Prefixes[0].IsSingleIP() {
 			return nil, fmt.Errorf("%q is not one host", s)
 		}
+		if !r.spend(len(r.nodes)) {
+			return nil, errNoWorkLeft
+		}
 		return []*node{r.at(tm.Prefixes[0].Addr())}, nil
 	}
+	if out := r.known[s]; out != nil {
+		return out, nil
+	}
+	if !r.spend(looksPerName * (len(r.nodes) + len(r.users))) {
+		return nil, errNoWorkLeft
+	}
 	var out []*node
+	seen := map[likeness]bool{}
 	for _, n := range r.nodes {
-		if r.doc.named(&n.Node, n.ident.user, tm) {
+		like := likeness{class: n.class, internet: internetSet.Contains(n.IPv4)}
+		if r.byIdentity || len(r.doc.selfSets) > 0 {
+			like.ident = n.ident
+		}
+		if !seen[like] && r.doc.named(&n.Node, n.ident.user, tm) {
+			seen[like] = true
 			out = append(out, n)
 		}
 	}
 	if len(out) == 0 {
 		out = r.imagined(tm)
 	}
+	r.known[s] = out
 	return out, nil
 }
+
+// errNoWorkLeft is not shown: what exceeded says takes its place.
+var errNoWorkLeft = errors.New("no work left")
 
 // imagined is a node as it would be if the selector had one: of the users
 // that it has, or of nobody in particular.
@@ -141,6 +210,7 @@ func (r *testRun) access(t *syntax.Test) {
 		r.fail(t.Src, "src: %v", err)
 		return
 	}
+	rules := r.rulesFrom(sources)
 	for _, list := range []struct {
 		dsts []syntax.Placed
 		want bool
@@ -151,23 +221,12 @@ func (r *testRun) access(t *syntax.Test) {
 				r.fail(dst, "%v", err)
 				continue
 			}
-			if s, d, bad := firstPair(sources, targets, func(s, d *node) bool { return r.reaches(s, d, proto[0], port) != list.want }); bad {
+			if s, d := r.firstPair(sources, rules, targets, r.rulesAllowing(proto[0], port), list.want); s != nil {
 				verb := map[bool]string{true: "may not reach", false: "may reach"}[list.want]
 				r.fail(dst, "%s%s %s %s%s", t.Src.S, s.nameFor(), verb, dst.S, d.nameFor())
 			}
 		}
 	}
-}
-
-func firstPair(src, dst []*node, bad func(s, d *node) bool) (*node, *node, bool) {
-	for _, s := range src {
-		for _, d := range dst {
-			if bad(s, d) {
-				return s, d, true
-			}
-		}
-	}
-	return nil, nil, false
 }
 
 // nameFor tells which of several nodes is meant, for messages.
@@ -213,15 +272,74 @@ func (r *testRun) target(dst syntax.Placed) ([]*node, uint16, error) {
 	return targets, uint16(port), err
 }
 
-// reaches evaluates the rules for one flow.
-func (r *testRun) reaches(s, t *node, proto int, port uint16) bool {
-	for i := range r.doc.rules {
-		rl := &r.doc.rules[i]
-		if r.from(rl, s) && (r.toSelf(rl, s, t) || r.to(rl, t)) && rl.allows(proto, port) {
-			return true
+// rulesFrom returns the rules that each node is a source of.
+func (r *testRun) rulesFrom(sources []*node) [][]int32 {
+	out := make([][]int32, len(sources))
+	for i, s := range sources {
+		for k := range r.doc.rules {
+			rl := &r.doc.rules[k]
+			if !r.spend(1 + len(r.doc.sets[rl.src].terms)/termsPerLook) {
+				return out
+			}
+			if r.from(rl, s) {
+				out[i] = append(out[i], int32(k))
+			}
 		}
 	}
-	return false
+	return out
+}
+
+// Other costs, in looks at a rule.
+const (
+	termsPerLook = 8  // of a set that are compared
+	looksPerName = 10 // to see whether a selector means a node
+)
+
+// rulesAllowing returns the rules that name a protocol and a port.
+func (r *testRun) rulesAllowing(proto int, port uint16) bitset {
+	out := newBitset(len(r.doc.rules))
+	for k := range r.doc.rules {
+		rl := &r.doc.rules[k]
+		if !r.spend(len(rl.Flows)) {
+			return out
+		}
+		if rl.allows(proto, port) {
+			out.add(int32(k))
+		}
+	}
+	return out
+}
+
+// firstPair returns the first source and target of which one may reach the
+// other, under the allowed ones of the rules that the source has, although it
+// should not, or the reverse; nil if there is none, or no work is left.
+func (r *testRun) firstPair(sources []*node, rules [][]int32, targets []*node, allowed bitset, want bool) (*node, *node) {
+	for i, s := range sources {
+		if !r.spend(1 + len(rules[i])) {
+			return nil, nil
+		}
+		var mine []int32
+		for _, k := range rules[i] {
+			if allowed.has(k) {
+				mine = append(mine, k)
+			}
+		}
+		for _, t := range targets {
+			if !r.spend(1) {
+				return nil, nil
+			}
+			if slices.ContainsFunc(mine, func(k int32) bool { return r.leads(k, s, t) }) != want {
+				return s, t
+			}
+		}
+	}
+	return nil, nil
+}
+
+// leads reports whether rule k, of which s is a source, has t as a destination.
+func (r *testRun) leads(k int32, s, t *node) bool {
+	rl := &r.doc.rules[k]
+	return r.spend(1+len(r.doc.sets[rl.dst].terms)/termsPerLook) && (r.toSelf(rl, s, t) || r.to(rl, t))
 }
 
 func (r *testRun) ssh(t *syntax.SSHTest) {
@@ -255,8 +373,32 @@ func (r *testRun) sshLogins(src, dst syntax.Placed, logins []syntax.Placed, sour
 			r.fail(l, "an empty login is not valid")
 			continue
 		}
-		if s, d, bad := firstPair(sources, targets, func(s, d *node) bool { return !ok(r.sshVerdict(s, d, strings.TrimSpace(l.S))) }); bad {
+		if s, d := r.firstLogin(sources, targets, func(s, d *node) bool { return !ok(r.sshVerdict(s, d, strings.TrimSpace(l.S))) }); s != nil {
 			r.fail(l, "%s%s %s %s%s as %q", src.S, s.nameFor(), verb, dst.S, d.nameFor(), l.S)
 		}
 	}
+}
+
+// firstLogin returns the first pair that is bad; nil if none is, or no work is left.
+func (r *testRun) firstLogin(sources, targets []*node, bad func(s, d *node) bool) (*node, *node) {
+	cost := 1
+	for i := range r.doc.ssh {
+		rl := &r.doc.ssh[i]
+		cost += 1 + (len(r.doc.sets[rl.src].terms)+len(r.doc.sets[rl.dst].terms))/termsPerLook
+		for _, t := range r.doc.sets[rl.recorder].terms {
+			cost += len(r.members[t])
+		}
+	}
+	r.spend(len(r.doc.ssh))
+	for _, s := range sources {
+		for _, d := range targets {
+			if !r.spend(cost) {
+				return nil, nil
+			}
+			if bad(s, d) {
+				return s, d
+			}
+		}
+	}
+	return nil, nil
 }
