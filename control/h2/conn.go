@@ -41,7 +41,10 @@ const (
 	maxStreams    = 16      // that run, whatever the client knows of their ends
 	offerStreams  = 12      // fewer, since the client may know of an end before the handler has returned
 	maxHeaders    = 4 << 10 // as RFC 9113 counts them, with 32 bytes for each field
-	bodyWindow    = 65535   // of the connection and of each stream: the protocol's own initial value
+	maxSettings   = 100     // of a frame; there are less than ten
+	maxChatter    = 1000    // frames that cost work and carry nothing, in chatterTime; clients send a few
+	chatterTime   = 10 * time.Second
+	bodyWindow    = 65535 // of the connection and of each stream: the protocol's own initial value
 	frameLen      = 16 << 10
 	maxWindow     = 1<<31 - 1
 	prefaceTime   = 10 * time.Second
@@ -175,6 +178,7 @@ func (c *Conn) read() error {
 	fr.MaxHeaderListSize = maxHeaders
 	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	first := true
+	var talk chatter
 	for {
 		f, err := fr.ReadFrame()
 		if first {
@@ -186,6 +190,9 @@ func (c *Conn) read() error {
 		}
 		if err == nil {
 			err = c.frame(f)
+		}
+		if talk.tooMuch(f, err) {
+			return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 		}
 		var bad http2.StreamError
 		switch {
@@ -202,6 +209,34 @@ func (c *Conn) read() error {
 	}
 }
 
+// chatter counts frames that cost work and carry nothing.
+type chatter struct {
+	began time.Time
+	n     int
+}
+
+// tooMuch counts a frame, and what became of it, and reports whether there were too many. Window updates
+// do not count: they come with each few KB of a large answer.
+func (ch *chatter) tooMuch(f http2.Frame, err error) bool {
+	switch f := f.(type) {
+	case *http2.DataFrame:
+		if len(f.Data()) > 0 || f.StreamEnded() {
+			return false
+		}
+	case *http2.MetaHeadersFrame:
+		if err == nil {
+			return false
+		}
+	case *http2.WindowUpdateFrame:
+		return false
+	}
+	if now := time.Now(); now.Sub(ch.began) > chatterTime {
+		ch.began, ch.n = now, 0
+	}
+	ch.n++
+	return ch.n > maxChatter
+}
+
 // frame does what a frame says.
 func (c *Conn) frame(f http2.Frame) error {
 	switch f := f.(type) {
@@ -213,7 +248,10 @@ func (c *Conn) frame(f http2.Frame) error {
 		if f.IsAck() {
 			return nil
 		}
-		if err := f.ForeachSetting(c.setting); err != nil {
+		if f.NumSettings() > maxSettings || f.HasDuplicates() {
+			return http2.ConnectionError(http2.ErrCodeProtocol)
+		}
+		if err := c.settings(f); err != nil {
 			return err
 		}
 		return c.write(settingsAck)
@@ -232,15 +270,21 @@ func (c *Conn) frame(f http2.Frame) error {
 	return nil
 }
 
-func (c *Conn) setting(s http2.Setting) error {
+// settings takes over the client's settings.
+func (c *Conn) settings(f *http2.SettingsFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.moved.Broadcast()
+	return f.ForeachSetting(c.settingLocked)
+}
+
+func (c *Conn) settingLocked(s http2.Setting) error {
 	if err := s.Valid(); err != nil {
 		return err
 	}
 	if s.ID != http2.SettingInitialWindowSize { // frames are never larger than any client takes, nor headers indexed
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	more := int64(s.Val) - c.initial
 	c.initial = int64(s.Val)
 	for _, st := range c.streams {
@@ -248,7 +292,6 @@ func (c *Conn) setting(s http2.Setting) error {
 			return http2.ConnectionError(http2.ErrCodeFlowControl)
 		}
 	}
-	c.moved.Broadcast()
 	return nil
 }
 
@@ -280,6 +323,8 @@ func (c *Conn) headers(f *http2.MetaHeadersFrame) error {
 	st, fresh := c.streams[id], id > c.last
 	c.last = max(c.last, id)
 	switch {
+	case st != nil && f.StreamEnded() && st.bodyErr == nil && !st.body.fits(0, true):
+		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol, Cause: errLength}
 	case st != nil && f.StreamEnded(): // trailers
 		c.endBodyLocked(st)
 		return nil
@@ -326,7 +371,15 @@ func (c *Conn) data(f *http2.DataFrame) error {
 		c.mu.Unlock()
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
-	st.body = append(st.body, f.Data()...)
+	if !st.body.fits(len(f.Data()), f.StreamEnded()) {
+		out := c.giveBackLocked(nil, n)
+		c.mu.Unlock()
+		if err := c.writeSome(out); err != nil {
+			return err
+		}
+		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol, Cause: errLength}
+	}
+	st.body.data = append(st.body.data, f.Data()...)
 	st.intake.held += n
 	if f.StreamEnded() {
 		st.bodyErr = io.EOF

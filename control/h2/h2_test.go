@@ -308,6 +308,27 @@ func TestMisbehaviour(t *testing.T) {
 				open(fr, uint32(2*i+1))
 			}
 		}, false, http2.ErrCodeRefusedStream},
+		{"many settings", func(fr *http2.Framer) {
+			var list []http2.Setting
+			for i := range 101 {
+				list = append(list, http2.Setting{ID: http2.SettingID(100 + i)})
+			}
+			fr.WriteSettings(list...)
+		}, true, http2.ErrCodeProtocol},
+		{"a setting twice", func(fr *http2.Framer) {
+			fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 2})
+		}, true, http2.ErrCodeProtocol},
+		{"chatter", func(fr *http2.Framer) {
+			open(fr, 1)
+			for range 1001 {
+				fr.WriteData(1, false, nil)
+			}
+		}, true, http2.ErrCodeEnhanceYourCalm},
+		{"chatter of pings", func(fr *http2.Framer) {
+			for i := range 1001 {
+				fr.WritePing(false, [8]byte{byte(i)})
+			}
+		}, true, http2.ErrCodeEnhanceYourCalm},
 		{"no path", func(fr *http2.Framer) {
 			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block(""), EndHeaders: true})
 		}, false, http2.ErrCodeProtocol},
@@ -414,6 +435,85 @@ func TestSweep(t *testing.T) {
 			time.Sleep(2 * time.Minute)
 		})
 	})
+}
+
+// TestMalformed: malformed requests (RFC 9113, section 8) end their streams, not the connection.
+func TestMalformed(t *testing.T) {
+	with := func(more ...string) []byte {
+		return encode(append([]string{":method", "POST", ":scheme", "http", ":authority", "x", ":path", "/"}, more...)...)
+	}
+	tests := []struct {
+		name  string
+		block []byte
+		body  string
+	}{
+		{"no scheme", encode(":method", "POST", ":path", "/"), ""},
+		{"no method", encode(":scheme", "http", ":path", "/"), ""},
+		{"method is no token", encode(":method", "A B", ":scheme", "http", ":path", "/"), ""},
+		{"connection", with("connection", "close"), ""},
+		{"keep-alive", with("keep-alive", "1"), ""},
+		{"proxy-connection", with("proxy-connection", "close"), ""},
+		{"transfer-encoding", with("transfer-encoding", "chunked"), ""},
+		{"upgrade", with("upgrade", "h3"), ""},
+		{"two lengths", with("content-length", "9", "content-length", "2"), ""},
+		{"length is no number", with("content-length", "+2"), ""},
+		{"body too long", with("content-length", "2"), "123"},
+		{"body too short", with("content-length", "4"), "123"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			conn, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if b, err := io.ReadAll(r.Body); err == nil {
+					t.Errorf("accepted with %q", b)
+				}
+				<-r.Context().Done()
+			})
+			fr := raw(t, conn)
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: tt.block, EndHeaders: true})
+			if tt.body != "" {
+				fr.WriteData(1, true, []byte(tt.body))
+			}
+			if goAway, code := ends(t, fr); goAway || code != http2.ErrCodeProtocol {
+				t.Errorf("connection over: %v, with %v", goAway, code)
+			}
+		})
+	}
+}
+
+// TestBodiless: answers that must have no body end with their header.
+func TestBodiless(t *testing.T) {
+	tests := []struct {
+		method string
+		status int
+	}{{"HEAD", 200}, {"GET", 204}, {"GET", 304}}
+	for _, tt := range tests {
+		conn, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(tt.status)
+			io.WriteString(w, "body")
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "body")
+		})
+		fr := raw(t, conn)
+		fr.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: 1, EndHeaders: true, EndStream: true,
+			BlockFragment: encode(":method", tt.method, ":scheme", "http", ":path", "/"),
+		})
+		fr.WritePing(false, [8]byte{1})
+		for ended := false; !ended; {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch f := f.(type) {
+			case *http2.DataFrame:
+				t.Fatalf("%s %d: DATA", tt.method, tt.status)
+			case *http2.HeadersFrame:
+				if ended = f.StreamEnded(); !ended {
+					t.Fatalf("%s %d: the header does not end the answer", tt.method, tt.status)
+				}
+			}
+		}
+	}
 }
 
 // TestPongTime: the time for an answer begins with the question, even if that came late.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http2"
 )
 
@@ -27,17 +28,38 @@ type stream struct {
 	// The handler's.
 	header http.Header
 	status int     // zero until the header is written
+	head   bool    // the request's method is HEAD
 	begun  bool    // the header has been sent
 	out    *[]byte // room for a frame's header and what waits to be sent; nil if nothing does
 
 	// Guarded by c.mu.
-	window  int64  // what may be sent
-	body    []byte // received and not yet read
+	window  int64 // what may be sent
+	body    body
 	intake  intake
 	bodyErr error // no more comes; io.EOF if that is all
 	dead    error // one of the ends has given the stream up
 	due     due
 }
+
+// body is what came of a request's body.
+type body struct {
+	data []byte // received and not yet read
+	left int64  // how much is still to come; negative if the client did not declare it
+}
+
+// fits counts n bytes more, perhaps the last ones, and reports whether there are as many as were declared.
+func (b *body) fits(n int, last bool) bool {
+	if b.left < 0 {
+		return true
+	}
+	if int64(n) > b.left || last && int64(n) < b.left {
+		return false
+	}
+	b.left -= int64(n)
+	return true
+}
+
+var errLength = errors.New("the body is not as long as its content-length")
 
 // due is by when the client must have done what the handler waits for.
 type due struct {
@@ -56,37 +78,61 @@ func (d *due) late(now time.Time) bool {
 	return now.After(d.write)
 }
 
-// newStream returns a stream and its request.
+// newStream returns a stream and its request. An error says what makes it malformed (RFC 9113, section 8.1.1).
 func (c *Conn) newStream(f *http2.MetaHeadersFrame) (*stream, *http.Request, error) {
 	method, path := f.PseudoValue("method"), f.PseudoValue("path")
-	if method == "" || path == "" || method == http.MethodConnect {
+	if !httpguts.ValidHeaderFieldName(method) || method == http.MethodConnect || f.PseudoValue("scheme") == "" { // a method is a token too
 		return nil, nil, errors.New("malformed request")
 	}
 	u, err := url.ParseRequestURI(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	st := &stream{c: c, id: f.StreamID, header: http.Header{}, window: c.initial}
+	header := http.Header{}
+	for _, h := range f.RegularFields() {
+		header.Add(h.Name, h.Value)
+	}
+	length, err := declared(header)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case f.StreamEnded() && length > 0:
+		return nil, nil, errLength
+	}
+	st := &stream{c: c, id: f.StreamID, header: http.Header{}, window: c.initial, head: method == http.MethodHead, body: body{left: length}}
 	st.ctx, st.cancel = context.WithCancel(c.opts.Context)
 	req := &http.Request{
 		Method: method, URL: u, RequestURI: path, Host: f.PseudoValue("authority"),
 		Proto: "HTTP/2.0", ProtoMajor: 2, RemoteAddr: c.opts.Remote,
-		Header: http.Header{}, Body: st, ContentLength: -1,
-	}
-	for _, h := range f.RegularFields() {
-		req.Header.Add(h.Name, h.Value)
+		Header: header, Body: st, ContentLength: length,
 	}
 	if req.Host == "" {
-		req.Host = req.Header.Get("Host")
-	}
-	if n, err := strconv.ParseInt(req.Header.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
-		req.ContentLength = n
+		req.Host = header.Get("Host")
 	}
 	if f.StreamEnded() {
 		st.bodyErr = io.EOF
 		req.Body, req.ContentLength = http.NoBody, 0
 	}
 	return st, req.WithContext(st.ctx), nil
+}
+
+// declared returns the length of the body that a header declares, or -1. An error says what
+// the header must not have.
+func declared(h http.Header) (int64, error) {
+	for name := range hopByHop {
+		if h[name] != nil {
+			return 0, errors.New("the request has a header that belongs to a connection: " + name)
+		}
+	}
+	length := int64(-1)
+	for _, v := range h["Content-Length"] {
+		n, err := strconv.ParseUint(v, 10, 63)
+		if err != nil || length >= 0 && length != int64(n) {
+			return 0, errors.New("the request has a bad content-length")
+		}
+		length = int64(n)
+	}
+	return length, nil
 }
 
 // run answers the request. Once the handler waits, nothing but the handler holds the
@@ -137,7 +183,7 @@ func (st *stream) end() {
 	delete(c.streams, st.id)
 	c.idle = time.Now()
 	left := st.intake.held
-	st.intake.held, st.body = 0, nil
+	st.intake.held, st.body.data = 0, nil
 	if st.bodyErr == nil {
 		st.bodyErr = http.ErrBodyReadAfterClose
 	}
@@ -158,10 +204,21 @@ func (st *stream) WriteHeader(status int) {
 	}
 }
 
-// Write buffers up to a frame.
+// bodiless reports whether the answer must have no body (RFC 9110, section 6.4.1).
+func (st *stream) bodiless() bool {
+	return st.head || st.status == http.StatusNoContent || st.status == http.StatusNotModified
+}
+
+// Write buffers up to a frame. The answer to a HEAD may be written, but is not sent.
 func (st *stream) Write(p []byte) (int, error) {
 	st.WriteHeader(http.StatusOK)
 	n := len(p)
+	switch {
+	case st.head:
+		return n, nil
+	case st.bodiless():
+		return 0, http.ErrBodyNotAllowed
+	}
 	for len(p) > 0 {
 		if st.out == nil {
 			st.out = outBufs.Get().(*[]byte)
@@ -202,6 +259,13 @@ func (st *stream) drop() {
 
 // flush sends the header, if it was not sent, and what is buffered.
 func (st *stream) flush(end bool) error {
+	if st.bodiless() {
+		if st.begun {
+			return nil
+		}
+		st.begun = true
+		return st.send(headersFrames(st.id, st.status, st.header, true))
+	}
 	defer st.drop()
 	var data []byte
 	if st.out != nil {
@@ -291,7 +355,7 @@ func (st *stream) Read(p []byte) (int, error) {
 	c := st.c
 	c.mu.Lock()
 	var alarm *time.Timer
-	for len(st.body) == 0 && st.bodyErr == nil && c.err == nil && len(p) > 0 {
+	for len(st.body.data) == 0 && st.bodyErr == nil && c.err == nil && len(p) > 0 {
 		if !st.due.read.IsZero() {
 			left := time.Until(st.due.read)
 			if left <= 0 {
@@ -305,9 +369,9 @@ func (st *stream) Read(p []byte) (int, error) {
 		}
 		c.moved.Wait()
 	}
-	n := copy(p, st.body)
-	if st.body = st.body[n:]; len(st.body) == 0 {
-		st.body = nil
+	n := copy(p, st.body.data)
+	if st.body.data = st.body.data[n:]; len(st.body.data) == 0 {
+		st.body.data = nil
 	}
 	err := st.bodyErr
 	if err == nil {
