@@ -122,24 +122,22 @@ func (s policies) setPolicy(ctx context.Context, source, ifMatch string, dry boo
 		return nil, err
 	}
 	defer done()
+	if !dry {
+		p, snap, err := s.opts.State.PutPolicy(ctx, actorOf(ctx), source, ifMatch)
+		if err != nil {
+			return nil, err
+		}
+		return &outcome{Policy: snap.Policy(), warnings: protoProblems(p.Warnings)}, nil
+	}
 	snap := s.snapshot()
-	prepared, err := tailnet.PreparePolicy(snap, source)
+	if err := snap.Policy().Matches(ifMatch); err != nil {
+		return nil, err
+	}
+	p, err := tailnet.PreparePolicy(snap, source)
 	if err != nil {
 		return nil, err
 	}
-	out := &outcome{Policy: snap.Policy(), warnings: protoProblems(prepared.Warnings)}
-	if dry {
-		if err := snap.Policy().Matches(ifMatch); err != nil {
-			return nil, err
-		}
-		out.impact = impactOf(snap, prepared)
-		return out, nil
-	}
-	if snap, err = s.update(ctx, func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, ifMatch) }); err != nil {
-		return nil, err
-	}
-	out.Policy = snap.Policy()
-	return out, nil
+	return &outcome{Policy: snap.Policy(), warnings: protoProblems(p.Warnings), impact: impactOf(snap, p)}, nil
 }
 
 func (s policies) CheckPolicy(ctx context.Context, req *v1.CheckPolicyRequest) (*v1.CheckPolicyResponse, error) {

@@ -2,6 +2,7 @@ package tailnet
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -86,8 +87,35 @@ func policyError(err error) error {
 	return &Error{Code: Invalid, Msg: "the policy is not valid: " + all.Error(), Err: all}
 }
 
+// ErrStale says that a prepared policy was tested with other users or nodes than there are
+// now. It is to be prepared again.
+var ErrStale = Errorf(Conflict, "users or nodes changed while the policy was tested with them; set it again")
+
+// maxPrepares bounds how often PutPolicy prepares a policy that goes stale:
+// each may take seconds of CPU.
+const maxPrepares = 4
+
+// PutPolicy prepares a policy and sets it, as SetPolicy does; again, if it is
+// stale by then. It returns ErrStale if the tailnet changes faster than that.
+func (s *State) PutPolicy(ctx context.Context, actor Actor, source, ifMatch string) (*PreparedPolicy, *Snapshot, error) {
+	for n := 1; ; n++ {
+		p, err := PreparePolicy(s.Snapshot(), source)
+		if err != nil {
+			return nil, nil, err
+		}
+		snap, err := s.Update(ctx, actor, func(tx *Tx) error { return tx.SetPolicy(p, ifMatch) })
+		switch {
+		case err == nil:
+			return p, snap, nil
+		case n == maxPrepares || !errors.Is(err, ErrStale):
+			return nil, nil, err
+		}
+	}
+}
+
 // SetPolicy puts a prepared policy in force. If users or nodes have changed
-// since it was prepared, it is compiled with them, and its tests run, again. ifMatch, if not empty, must be the
+// since it was prepared, it is compiled with them; but its tests never run in an
+// update, so that one that has any is refused with ErrStale then. ifMatch, if not empty, must be the
 // ETag of the policy that it replaces. The policy that is in force already changes nothing.
 func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	if err := tx.admin("change the policy"); err != nil {
@@ -100,8 +128,8 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	compiled := p.Compiled
 	if p.base != old || tx.dirtyPolicy {
 		compiled = p.of.follow(compiled, &tx.snap)
-		if err := compiled.RunTests(); err != nil {
-			return policyError(err)
+		if compiled != p.Compiled && compiled.HasTests() {
+			return ErrStale
 		}
 	}
 	if p.Source == old.Source && old.Err == nil {

@@ -110,15 +110,14 @@ func parseRecords(data []byte) ([]tailnet.DNSRecord, error) {
 // setPolicy takes over the watched policy file. An invalid edit keeps the
 // policy in force, and is told in the log, in `heddle health` and in `heddle policy get`.
 func (s *server) setPolicy(ctx context.Context, data []byte, err error) {
-	var prepared *tailnet.PreparedPolicy
+	var set *tailnet.PreparedPolicy
 	if err == nil {
-		prepared, err = tailnet.PreparePolicy(s.state.Snapshot(), string(data))
+		set, _, err = s.state.PutPolicy(ctx, tailnet.SystemActor("policy.path"), string(data), "")
 	}
 	if err == nil {
-		for _, w := range prepared.Warnings {
+		for _, w := range set.Warnings {
 			s.Log.Warn("the policy asks for what it does not get", "file", s.cfg.Policy.Path, "line", w.Line, "reason", w.Msg)
 		}
-		err = s.update(ctx, "policy.path", func(tx *tailnet.Tx) error { return tx.SetPolicy(prepared, "") })
 	}
 	s.noteFile(ctx, s.cfg.Policy.Path, data, err)
 }
