@@ -216,7 +216,7 @@ type chatter struct {
 }
 
 // tooMuch counts a frame, and what became of it, and reports whether there were too many. Window updates
-// do not count: they come with each few KB of a large answer.
+// do not count, since they come with each few KB of a large answer, nor do answers to pings.
 func (ch *chatter) tooMuch(f http2.Frame, err error) bool {
 	switch f := f.(type) {
 	case *http2.DataFrame:
@@ -225,6 +225,10 @@ func (ch *chatter) tooMuch(f http2.Frame, err error) bool {
 		}
 	case *http2.MetaHeadersFrame:
 		if err == nil {
+			return false
+		}
+	case *http2.PingFrame:
+		if f.IsAck() {
 			return false
 		}
 	case *http2.WindowUpdateFrame:
