@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"heddle/control/tailnet"
 	"heddle/policy"
@@ -24,7 +23,8 @@ type PolicyFile struct {
 // History are the policies that a tailnet had. It is a part of package db,
 // whose documentation says what the parameters mean.
 type History interface {
-	Policies(ctx context.Context, tailnet string, limit int, before int64) (page []*tailnet.Policy, next int64, err error)
+	Policies(ctx context.Context, tailnet string, limit int, before int64) (page []tailnet.PolicyVersion, next int64, err error)
+	Policy(ctx context.Context, tailnet string, revision int64, etag string) (*tailnet.Policy, error)
 }
 
 type policies struct {
@@ -171,8 +171,7 @@ func (s *Server) busy(ctx context.Context) (done func(), err error) {
 }
 
 const (
-	maxVersions = 50 // of a page: each is read with its text
-	maxSearch   = 40 // pages that are searched for an etag
+	maxVersions = 50 // of a page
 	minETag     = 8  // digits that are enough to name one
 )
 
@@ -197,7 +196,7 @@ func (s policies) ListPolicies(ctx context.Context, req *v1.ListPoliciesRequest)
 	for _, p := range page {
 		out.Versions = append(out.Versions, &v1.PolicyVersion{
 			Revision: uint64(p.Revision), Etag: p.ETag, UpdatedAt: timestamp(p.Updated), UpdatedBy: p.By,
-			Size: uint32(len(p.Source)), Current: p.Revision == now,
+			Size: uint32(p.Size), Current: p.Revision == now,
 		})
 	}
 	if next > 0 {
@@ -206,45 +205,41 @@ func (s policies) ListPolicies(ctx context.Context, req *v1.ListPoliciesRequest)
 	return out, nil
 }
 
-func (s policies) past(ctx context.Context, limit int, before int64) ([]*tailnet.Policy, int64, error) {
+// past returns versions of the policy. It takes a turn: the texts are passed
+// over, but that is reading too.
+func (s policies) past(ctx context.Context, limit int, before int64) ([]tailnet.PolicyVersion, int64, error) {
 	if s.opts.History == nil {
 		return nil, 0, nil
 	}
+	done, err := s.busy(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer done()
 	return s.opts.History.Policies(ctx, tailnet.Default, limit, before)
 }
 
 // version finds a policy by its revision, or by its etag or the beginning of
 // it; the newest one, if it was in force several times.
 func (s policies) version(ctx context.Context, ref string) (*tailnet.Policy, error) {
-	if n, err := strconv.ParseInt(ref, 10, 64); err == nil && n > 0 && n < 1<<53 {
-		page, _, err := s.past(ctx, 1, n+1)
-		if err != nil || len(page) > 0 && int64(page[0].Revision) == n {
-			return first(page), err
+	if s.opts.History != nil {
+		done, err := s.busy(ctx)
+		if err != nil {
+			return nil, err
 		}
-	}
-	if len(ref) >= minETag {
-		before := int64(0)
-		for range maxSearch {
-			page, next, err := s.past(ctx, maxVersions, before)
-			if err != nil {
-				return nil, err
+		defer done()
+		if n, err := strconv.ParseInt(ref, 10, 64); err == nil && n > 0 {
+			if p, err := s.opts.History.Policy(ctx, tailnet.Default, n, ""); p != nil || err != nil {
+				return p, err
 			}
-			if i := slices.IndexFunc(page, func(p *tailnet.Policy) bool { return strings.HasPrefix(p.ETag, ref) }); i >= 0 {
-				return page[i], nil
-			}
-			if before = next; next == 0 {
-				break
+		}
+		if len(ref) >= minETag {
+			if p, err := s.opts.History.Policy(ctx, tailnet.Default, 0, ref); p != nil || err != nil {
+				return p, err
 			}
 		}
 	}
 	return nil, tailnet.Errorf(tailnet.NotFound, "no policy with the revision or etag %q; `heddle policy history` lists them", ref)
-}
-
-func first(page []*tailnet.Policy) *tailnet.Policy {
-	if len(page) == 0 {
-		return nil
-	}
-	return page[0]
 }
 
 // protoProblems returns problems for the wire, at most maxProblems.

@@ -323,6 +323,10 @@ func TestHistoryThatFails(t *testing.T) {
 
 type brokenHistory struct{}
 
-func (brokenHistory) Policies(context.Context, string, int, int64) ([]*tailnet.Policy, int64, error) {
+func (brokenHistory) Policy(context.Context, string, int64, string) (*tailnet.Policy, error) {
+	return nil, errors.New("disk on fire at " + time.Now().String())
+}
+
+func (brokenHistory) Policies(context.Context, string, int, int64) ([]tailnet.PolicyVersion, int64, error) {
 	return nil, 0, errors.New("disk on fire at " + time.Now().String())
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // The most that one page of history holds, so that nobody makes the server
-// keep all of it in memory. Policies are long, hence fewer.
+// keep all of it in memory.
 const (
 	maxAuditPage  = 1000
 	maxPolicyPage = 50
@@ -26,13 +26,52 @@ func (d *DB) Audit(ctx context.Context, name string, limit int, before int64) (p
 	return page, next, d.explain("read the audit log", err)
 }
 
-// Policies returns a page of the policies that the tailnet ever had, newest
-// first; the first of all is the one in force. before and next are as for
-// Audit, but number the commits, as Policy.Revision does; a page holds at most 50.
-func (d *DB) Policies(ctx context.Context, name string, limit int, before int64) (page []*tailnet.Policy, next int64, err error) {
+// Policies returns a page of the versions of the policy that the tailnet ever
+// had, newest first, without their texts; the first of all is the one in force.
+// before and next are as for Audit, but number the commits, as Policy.Revision
+// does; a page holds at most 50.
+func (d *DB) Policies(ctx context.Context, name string, limit int, before int64) (page []tailnet.PolicyVersion, next int64, err error) {
 	limit = bound(limit, maxPolicyPage)
-	next, err = readPage(d.history(ctx, name, "seq", limit, before), limit, &page, (*decoder).policy, func(r *policyRow) int64 { return r.Seq })
+	query := d.history(ctx, name, "seq", limit, before).Select("seq, etag, updated_at, updated_by, length(CAST(source AS BLOB)) AS size")
+	next, err = readPage(query, limit, &page, (*decoder).version, func(r *versionRow) int64 { return r.Seq })
 	return page, next, d.explain("read the history of the policy", err)
+}
+
+// Policy returns the policy of a commit, or if revision is zero the newest one
+// whose ETag begins with etag; nil if there is none.
+func (d *DB) Policy(ctx context.Context, name string, revision int64, etag string) (*tailnet.Policy, error) {
+	query := d.read.WithContext(ctx).Where("tailnet = ?", name).Order("seq DESC").Limit(1)
+	if revision != 0 {
+		query = query.Where("seq = ?", revision)
+	} else {
+		query = query.Where("substr(etag, 1, ?) = ?", len(etag), etag)
+	}
+	var found []*tailnet.Policy
+	if err := load[policyRow](query, &found, (*decoder).policy); err != nil {
+		return nil, d.explain("read a policy of the history", err)
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return found[0], nil
+}
+
+// A versionRow is a policyRow without its text.
+type versionRow struct {
+	Seq       int64
+	ETag      string `gorm:"column:etag"`
+	UpdatedAt *string
+	UpdatedBy string
+	Size      int
+}
+
+func (versionRow) TableName() string { return "policies" }
+func (r versionRow) id() any         { return r.Seq }
+
+func (d *decoder) version(r *versionRow) tailnet.PolicyVersion {
+	return tailnet.PolicyVersion{
+		Revision: tailnet.Seq(r.Seq), ETag: r.ETag, Updated: d.time("updated_at", r.UpdatedAt), By: r.UpdatedBy, Size: r.Size,
+	}
 }
 
 // history selects one row more than the page holds, which tells whether

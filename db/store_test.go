@@ -387,7 +387,7 @@ func TestPolicyHistory(t *testing.T) {
 	for i := range 60 {
 		d := nodes(tailnet.Seq(i))
 		if i%2 == 0 {
-			d.Policy = &tailnet.Policy{Source: fmt.Sprintf("{} // %d", i), ETag: fmt.Sprint(i), Updated: moment, By: "z", Revision: tailnet.Seq(i + 1)}
+			d.Policy = &tailnet.Policy{Source: fmt.Sprintf("{} // ü %d", i), ETag: fmt.Sprint(i), Updated: moment, By: "z", Revision: tailnet.Seq(i + 1)}
 			want = append(want, d.Policy)
 		}
 		commit(t, s, d)
@@ -404,8 +404,28 @@ func TestPolicyHistory(t *testing.T) {
 	if err != nil || next != 0 {
 		t.Fatalf("next %d, %v", next, err)
 	}
-	if diff := cmp.Diff(want, append(first, second...), equal); diff != "" {
+	var versions []tailnet.PolicyVersion
+	for _, p := range want {
+		versions = append(versions, tailnet.PolicyVersion{Revision: p.Revision, ETag: p.ETag, Updated: p.Updated, By: p.By, Size: len(p.Source)})
+	}
+	if diff := cmp.Diff(versions, append(first, second...)); diff != "" {
 		t.Errorf("history (-want +got):\n%s", diff)
+	}
+	for _, c := range []struct {
+		revision int64
+		etag     string
+		want     *tailnet.Policy
+	}{
+		{int64(want[3].Revision), "", want[3]},
+		{int64(want[3].Revision) + 1, "", nil},
+		{0, want[3].ETag, want[3]},
+		{0, "5", want[0]}, // the newest of those that begin so
+		{0, "%", nil},
+	} {
+		got, err := s.Policy(t.Context(), tailnet.Default, c.revision, c.etag)
+		if diff := cmp.Diff(c.want, got, equal); diff != "" || err != nil {
+			t.Errorf("revision %d, etag %q: %v (-want +got):\n%s", c.revision, c.etag, err, diff)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"heddle/policy"
 
@@ -42,6 +43,15 @@ var (
 		"autoApprovers services":    "there are no services (svc:) here yet, so that there is nothing to approve",
 	}
 )
+
+// A PolicyVersion tells of a policy that is or was in force.
+type PolicyVersion struct {
+	Revision Seq
+	ETag     string
+	Updated  time.Time
+	By       string
+	Size     int // of the text, in bytes
+}
 
 // PreparePolicy reads source, in HuJSON, compiles it with the users and nodes
 // of a snapshot, and runs the policy's own tests. The cause of its error is a

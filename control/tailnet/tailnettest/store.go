@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"heddle/control/tailnet"
@@ -112,7 +113,7 @@ func (s *Store) Audit() []tailnet.AuditEntry {
 }
 
 // Policies is the history of the policy, like that of package db.
-func (s *Store) Policies(_ context.Context, _ string, limit int, before int64) (page []*tailnet.Policy, next int64, err error) {
+func (s *Store) Policies(_ context.Context, _ string, limit int, before int64) (page []tailnet.PolicyVersion, next int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range slices.Backward(s.past) {
@@ -121,10 +122,22 @@ func (s *Store) Policies(_ context.Context, _ string, limit int, before int64) (
 		case limit > 0 && len(page) == limit:
 			return page, int64(page[limit-1].Revision), nil
 		default:
-			page = append(page, p)
+			page = append(page, tailnet.PolicyVersion{Revision: p.Revision, ETag: p.ETag, Updated: p.Updated, By: p.By, Size: len(p.Source)})
 		}
 	}
 	return page, 0, nil
+}
+
+// Policy is a policy of the history, like that of package db.
+func (s *Store) Policy(_ context.Context, _ string, revision int64, etag string) (*tailnet.Policy, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range slices.Backward(s.past) {
+		if revision != 0 && int64(p.Revision) == revision || revision == 0 && strings.HasPrefix(p.ETag, etag) {
+			return p, nil
+		}
+	}
+	return nil, nil
 }
 
 // SetPolicy prepares a policy against the draft and sets it.
