@@ -612,7 +612,7 @@ func TestPadding(t *testing.T) {
 	conn, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { r.Body.Read(make([]byte, 1)) })
 	fr := raw(t, conn)
 	sent, credit := 0, 0
-	for i := range 3000 {
+	for i := range 20000 {
 		id := uint32(2*i + 1)
 		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block("/"), EndHeaders: true})
 		fr.WriteDataPadded(id, false, []byte("x"), make([]byte, 255))
