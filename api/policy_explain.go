@@ -22,6 +22,20 @@ const (
 	maxRuleText = 300
 )
 
+// maxTexts bounds the addresses, routes and the like in one answer, some 10 MB.
+const maxTexts = 200_000
+
+// ration is how many texts an answer may still hold.
+type ration int
+
+// take returns how many of n texts may be listed, at most maxListed, and takes
+// them off.
+func (r *ration) take(n int) int {
+	n = min(n, maxListed, int(*r))
+	*r -= ration(n)
+	return n
+}
+
 // subject is one end of a flow.
 type subject struct {
 	name   string
@@ -57,24 +71,27 @@ func (s policies) ExplainPolicy(ctx context.Context, req *v1.ExplainPolicyReques
 	}
 	out := &v1.ExplainPolicyResponse{Allowed: true}
 	rules := ruleTexts(source)
-	pairs := 0
+	pairs, left := 0, ration(maxTexts)
 	for _, a := range from {
 		for _, b := range to {
 			if a.node != 0 && a.node == b.node {
 				continue
 			}
 			pairs++
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			src, dst, ok := inOneFamily(a, b)
 			if !ok {
 				return nil, tailnet.Errorf(tailnet.Invalid, "%s and %s have no address of the same family", a.name, b.name)
 			}
 			e := compiled.Explain(src, dst, proto.number(dst), uint16(req.GetPort()))
 			out.Allowed = out.Allowed && e.Allowed
-			if len(out.Flows) == maxFlows {
+			if len(out.Flows) == maxFlows || left == 0 {
 				out.Omitted++
 				continue
 			}
-			out.Flows = append(out.Flows, protoFlow(snap, rules, e, a, b, src, dst))
+			out.Flows = append(out.Flows, protoFlow(snap, rules, e, a, b, src, dst, &left))
 		}
 	}
 	if pairs == 0 {
@@ -184,18 +201,18 @@ func (p protocol) number(dst netip.Addr) int {
 	return int(ipproto.ICMPv6)
 }
 
-func protoFlow(snap *tailnet.Snapshot, rules map[int]string, e policy.Explanation, a, b subject, src, dst netip.Addr) *v1.PolicyFlow {
+func protoFlow(snap *tailnet.Snapshot, rules map[int]string, e policy.Explanation, a, b subject, src, dst netip.Addr, left *ration) *v1.PolicyFlow {
 	out := &v1.PolicyFlow{
 		Source: a.name, SourceIp: src.String(), Destination: b.name, DestinationIp: dst.String(), Allowed: e.Allowed,
 	}
-	for _, line := range e.Lines {
+	for _, line := range e.Lines[:left.take(len(e.Lines))] {
 		out.Rules = append(out.Rules, &v1.PolicyRule{Line: uint32(line), Text: rules[line]})
 	}
-	for _, id := range e.At {
+	for _, id := range e.At[:left.take(len(e.At))] {
 		out.Via = append(out.Via, nodeName(snap, id))
 	}
 	for _, r := range e.Entries[:min(len(e.Entries), maxFlows)] {
-		out.Entries = append(out.Entries, protoFilterRule(r))
+		out.Entries = append(out.Entries, protoFilterRule(r, left))
 	}
 	return out
 }
@@ -241,11 +258,12 @@ func ruleTexts(source string) map[int]string {
 // maxListed bounds every list of a preview.
 const maxListed = 1000
 
-func protoFilterRule(r tailcfg.FilterRule) *v1.PolicyFilterRule {
+// protoFilterRule lists as much of r as is left to list; the counts are of all.
+func protoFilterRule(r tailcfg.FilterRule, left *ration) *v1.PolicyFilterRule {
 	out := &v1.PolicyFilterRule{
-		Sources: r.SrcIPs[:min(len(r.SrcIPs), maxListed)], SourceCount: uint32(len(r.SrcIPs)), DestinationCount: uint32(len(r.DstPorts)),
+		Sources: r.SrcIPs[:left.take(len(r.SrcIPs))], SourceCount: uint32(len(r.SrcIPs)), DestinationCount: uint32(len(r.DstPorts)),
 	}
-	for _, d := range r.DstPorts[:min(len(r.DstPorts), maxListed)] {
+	for _, d := range r.DstPorts[:left.take(len(r.DstPorts))] {
 		ip := d.IP
 		if strings.Contains(ip, ":") {
 			ip = "[" + ip + "]"
@@ -256,7 +274,7 @@ func protoFilterRule(r tailcfg.FilterRule) *v1.PolicyFilterRule {
 		out.Protocols = append(out.Protocols, uint32(p))
 	}
 	for _, g := range r.CapGrant {
-		for _, dst := range g.Dsts[:min(len(g.Dsts), max(0, maxListed-len(out.Destinations)))] {
+		for _, dst := range g.Dsts[:left.take(min(len(g.Dsts), max(0, maxListed-len(out.Destinations))))] {
 			out.Destinations = append(out.Destinations, dst.String())
 		}
 		out.DestinationCount += uint32(len(g.Dsts))

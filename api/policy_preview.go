@@ -29,27 +29,35 @@ func (s policies) PreviewPolicy(ctx context.Context, req *v1.PreviewPolicyReques
 	}
 	id := policy.NodeID(n.ID)
 	out := &v1.PreviewPolicyResponse{NodeId: uint64(n.ID), Node: n.Name}
+	left := ration(maxTexts)
 	for _, g := range compiled.Filter(id) {
 		for _, r := range g.Rules {
-			if out.FilterCount++; out.FilterCount <= maxListed {
-				out.Filter = append(out.Filter, protoFilterRule(r))
+			if out.FilterCount++; out.FilterCount <= maxListed && left > 0 {
+				out.Filter = append(out.Filter, protoFilterRule(r, &left))
 			}
 		}
 	}
 	primary := func(r netip.Prefix) policy.NodeID { return policy.NodeID(snap.Primaries().Of(r)) }
 	for peer := range snap.Nodes() {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		p := policy.NodeID(peer.ID)
 		if p == id || !compiled.Visible(compiled.Class(id), compiled.Class(p)) {
 			continue
 		}
-		if out.PeerCount++; out.PeerCount <= maxListed {
-			out.Peers = append(out.Peers, &v1.PolicyPeer{NodeId: uint64(peer.ID), Node: peer.Name, Routes: texts(compiled.Routes(id, p, primary))})
+		if out.PeerCount++; out.PeerCount <= maxListed && left > 0 {
+			routes := compiled.Routes(id, p, primary)
+			out.Peers = append(out.Peers, &v1.PolicyPeer{NodeId: uint64(peer.ID), Node: peer.Name, Routes: texts(routes[:left.take(len(routes))])})
 		}
 	}
 	if ssh := compiled.SSH(id); ssh != nil {
 		out.SshCount = uint32(len(ssh.Rules))
 		for _, r := range ssh.Rules[:min(len(ssh.Rules), maxListed)] {
-			out.Ssh = append(out.Ssh, protoSSHRule(r))
+			if left == 0 {
+				break
+			}
+			out.Ssh = append(out.Ssh, protoSSHRule(r, &left))
 		}
 	}
 	caps := compiled.Caps(id)
@@ -63,9 +71,9 @@ func (s policies) PreviewPolicy(ctx context.Context, req *v1.PreviewPolicyReques
 	return out, nil
 }
 
-func protoSSHRule(r *tailcfg.SSHRule) *v1.PolicySSHRule {
+func protoSSHRule(r *tailcfg.SSHRule, left *ration) *v1.PolicySSHRule {
 	out := &v1.PolicySSHRule{SourceCount: uint32(len(r.Principals)), Users: r.SSHUsers, AcceptEnv: r.AcceptEnv, Action: "check"}
-	for _, p := range r.Principals[:min(len(r.Principals), maxListed)] {
+	for _, p := range r.Principals[:left.take(len(r.Principals))] {
 		out.Sources = append(out.Sources, p.NodeIP)
 	}
 	switch {

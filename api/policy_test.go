@@ -309,6 +309,28 @@ func TestPolicyAnswersAreBounded(t *testing.T) {
 	if s := dry.GetImpact().GetChanges()[0].GetSources(); s.GetCount() != 120 || len(s.GetNames()) != 10 {
 		t.Errorf("%v", s)
 	}
+	// 1,000 rules of 301 sources each: what is not listed is counted.
+	var hosts []string
+	for i := range 300 {
+		hosts = append(hosts, fmt.Sprintf(`"10.%d.%d.1"`, i/250, i%250))
+	}
+	rules = nil
+	for i := range 1000 {
+		rules = append(rules, fmt.Sprintf(`{"action": "accept", "src": ["group-%d", %s], "dst": ["a1:%d"]}`, i, strings.Join(hosts, ","), i+1))
+	}
+	wide := `{"hosts": {"a1": "100.64.0.3"`
+	for i := range 1000 {
+		wide += fmt.Sprintf(`, "group-%d": "10.9.%d.%d"`, i, i/250, i%250)
+	}
+	wide += `}, "acls": [` + strings.Join(rules, ",") + `]}`
+	p, err = c.PreviewPolicy(ctx, &v1.PreviewPolicyRequest{Node: "a1", Policy: wide})
+	listed := 0
+	for _, r := range p.GetFilter() {
+		listed += len(r.GetSources()) + len(r.GetDestinations())
+	}
+	if err != nil || listed != 200_000 || p.GetFilterCount() != 1000 || len(p.GetFilter()) >= 1000 {
+		t.Errorf("%d texts in %d of %d rules, %v", listed, len(p.GetFilter()), p.GetFilterCount(), err)
+	}
 	_, err = c.PreviewPolicy(ctx, &v1.PreviewPolicyRequest{Node: "nobody"})
 	wantCode(t, err, codes.NotFound, "nobody")
 }

@@ -92,6 +92,8 @@ type Server struct {
 	health *health.Server
 	remote *grpc.Server  // for Handler; owns no listener
 	turns  chan struct{} // of work that takes long
+	// readers are the turns that those who may only read can have.
+	readers chan struct{}
 
 	// ending ends when the server is to stop, and with it the streams: calls
 	// end by themselves.
@@ -107,7 +109,7 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer(), turns: make(chan struct{}, maxBusy)}
+	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer(), turns: make(chan struct{}, maxBusy), readers: make(chan struct{}, maxBusy-1)}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.remote = s.newGRPC(knownActor)
 	return s
