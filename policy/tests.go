@@ -55,8 +55,7 @@ func (c *Compiled) HasTests() bool {
 // with all that failed. Tests that are too much work fail, and with them all
 // that follow are left out.
 func (c *Compiled) RunTests() error {
-	r := &testRun{Compiled: c, groups: c.syncedGroups(), left: maxTestWork}
-	r.known = map[string][]*node{}
+	r := &testRun{Compiled: c, groups: c.syncedGroups(), known: map[string][]*node{}, left: maxTestWork}
 	for i := range c.doc.text.Tests {
 		t := &c.doc.text.Tests[i]
 		if r.access(t); r.exceeded(t.At) {
@@ -120,8 +119,11 @@ type likeness struct {
 func (r *testRun) subjects(at syntax.Placed, allowed syntax.Kind) ([]*node, error) {
 	s := strings.TrimSpace(at.S)
 	tm, err := r.doc.text.Lookup(s)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case r.left < 0:
+		return nil, errors.New("no work left") // not shown: see exceeded
 	}
 	if tm.Kind&allowed == 0 {
 		return nil, fmt.Errorf("%q is not valid in a test", s)
@@ -133,17 +135,13 @@ func (r *testRun) subjects(at syntax.Placed, allowed syntax.Kind) ([]*node, erro
 		if r.doc.text.CIDR(s) || len(tm.Prefixes) != 1 || !tm.Prefixes[0].IsSingleIP() {
 			return nil, fmt.Errorf("%q is not one host", s)
 		}
-		if !r.spend(len(r.nodes)) {
-			return nil, errNoWorkLeft
-		}
+		r.spend(len(r.nodes))
 		return []*node{r.at(tm.Prefixes[0].Addr())}, nil
 	}
 	if out := r.known[s]; out != nil {
 		return out, nil
 	}
-	if !r.spend(looksPerName * (len(r.nodes) + len(r.users))) {
-		return nil, errNoWorkLeft
-	}
+	r.spend(looksPerName * (len(r.nodes) + len(r.users)))
 	var out []*node
 	seen := map[likeness]bool{}
 	for _, n := range r.nodes {
@@ -162,9 +160,6 @@ func (r *testRun) subjects(at syntax.Placed, allowed syntax.Kind) ([]*node, erro
 	r.known[s] = out
 	return out, nil
 }
-
-// errNoWorkLeft is not shown: what exceeded says takes its place.
-var errNoWorkLeft = errors.New("no work left")
 
 // imagined is a node as it would be if the selector had one: of the users
 // that it has, or of nobody in particular.
@@ -221,7 +216,7 @@ func (r *testRun) access(t *syntax.Test) {
 				r.fail(dst, "%v", err)
 				continue
 			}
-			if s, d := r.firstPair(sources, rules, targets, r.rulesAllowing(proto[0], port), list.want); s != nil {
+			if s, d := r.firstPair(sources, targets, 1, r.under(rules, r.rulesAllowing(proto[0], port), list.want)); s != nil {
 				verb := map[bool]string{true: "may not reach", false: "may reach"}[list.want]
 				r.fail(dst, "%s%s %s %s%s", t.Src.S, s.nameFor(), verb, dst.S, d.nameFor())
 			}
@@ -310,36 +305,31 @@ func (r *testRun) rulesAllowing(proto int, port uint16) bitset {
 	return out
 }
 
-// firstPair returns the first source and target of which one may reach the
-// other, under the allowed ones of the rules that the source has, although it
-// should not, or the reverse; nil if there is none, or no work is left.
-func (r *testRun) firstPair(sources []*node, rules [][]int32, targets []*node, allowed bitset, want bool) (*node, *node) {
+// under returns the question whether a source reaches a target other than
+// wanted under those of the source's rules that are allowed.
+func (r *testRun) under(rules [][]int32, allowed bitset, want bool) func(i int, s, t *node) bool {
+	return func(i int, s, t *node) bool {
+		return slices.ContainsFunc(rules[i], func(k int32) bool {
+			rl := &r.doc.rules[k]
+			return r.spend(1) && allowed.has(k) && r.spend(len(r.doc.sets[rl.dst].terms)/termsPerLook) && (r.toSelf(rl, s, t) || r.to(rl, t))
+		}) != want
+	}
+}
+
+// firstPair returns the first source, i of the list, and target that are bad;
+// nil if there are none, or no work is left. Each question costs some work.
+func (r *testRun) firstPair(sources, targets []*node, cost int, bad func(i int, s, t *node) bool) (*node, *node) {
 	for i, s := range sources {
-		if !r.spend(1 + len(rules[i])) {
-			return nil, nil
-		}
-		var mine []int32
-		for _, k := range rules[i] {
-			if allowed.has(k) {
-				mine = append(mine, k)
-			}
-		}
 		for _, t := range targets {
-			if !r.spend(1) {
+			if !r.spend(cost) {
 				return nil, nil
 			}
-			if slices.ContainsFunc(mine, func(k int32) bool { return r.leads(k, s, t) }) != want {
+			if bad(i, s, t) {
 				return s, t
 			}
 		}
 	}
 	return nil, nil
-}
-
-// leads reports whether rule k, of which s is a source, has t as a destination.
-func (r *testRun) leads(k int32, s, t *node) bool {
-	rl := &r.doc.rules[k]
-	return r.spend(1+len(r.doc.sets[rl.dst].terms)/termsPerLook) && (r.toSelf(rl, s, t) || r.to(rl, t))
 }
 
 func (r *testRun) ssh(t *syntax.SSHTest) {
@@ -368,19 +358,20 @@ func (r *testRun) ssh(t *syntax.SSHTest) {
 }
 
 func (r *testRun) sshLogins(src, dst syntax.Placed, logins []syntax.Placed, sources, targets []*node, ok func(SSHVerdict) bool, verb string) {
+	cost := r.loginCost()
 	for _, l := range logins {
 		if strings.TrimSpace(l.S) == "" {
 			r.fail(l, "an empty login is not valid")
 			continue
 		}
-		if s, d := r.firstLogin(sources, targets, func(s, d *node) bool { return !ok(r.sshVerdict(s, d, strings.TrimSpace(l.S))) }); s != nil {
+		if s, d := r.firstPair(sources, targets, cost, func(_ int, s, d *node) bool { return !ok(r.sshVerdict(s, d, strings.TrimSpace(l.S))) }); s != nil {
 			r.fail(l, "%s%s %s %s%s as %q", src.S, s.nameFor(), verb, dst.S, d.nameFor(), l.S)
 		}
 	}
 }
 
-// firstLogin returns the first pair that is bad; nil if none is, or no work is left.
-func (r *testRun) firstLogin(sources, targets []*node, bad func(s, d *node) bool) (*node, *node) {
+// loginCost is the work of evaluating the ssh rules once.
+func (r *testRun) loginCost() int {
 	cost := 1
 	for i := range r.doc.ssh {
 		rl := &r.doc.ssh[i]
@@ -389,16 +380,5 @@ func (r *testRun) firstLogin(sources, targets []*node, bad func(s, d *node) bool
 			cost += len(r.members[t])
 		}
 	}
-	r.spend(len(r.doc.ssh))
-	for _, s := range sources {
-		for _, d := range targets {
-			if !r.spend(cost) {
-				return nil, nil
-			}
-			if bad(s, d) {
-				return s, d
-			}
-		}
-	}
-	return nil, nil
+	return cost
 }
