@@ -10,6 +10,11 @@ import (
 )
 
 const (
+	// maxLogins bounds the registrations with auth keys that wait for the writer. It is what the
+	// writer commits at once: more would only wait longer, without knowing for what.
+	maxLogins = 512
+	// gatePatience is how long they wait for a place.
+	gatePatience = 5 * time.Second
 	// mapsPerCore keeps the cores busy although some clients are slow. Each full map under way takes some 100 KB.
 	mapsPerCore = 4
 	// slowMap is how long a full map may hold its place. Whoever takes longer has a slow link,
@@ -25,12 +30,33 @@ type gate chan struct{}
 // newMapGate bounds the full maps that are made and sent at a time.
 func newMapGate() gate { return make(gate, mapsPerCore*runtime.GOMAXPROCS(0)) }
 
+// enter waits for its turn, but not for long. The error is errBusy: the client is asked to
+// come back later. Who entered must leave.
+func (g gate) enter(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	default:
+	}
+	busy := time.NewTimer(gatePatience)
+	defer busy.Stop()
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-busy.C:
+		return errBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (g gate) leave() { <-g }
 
-// firstMap sends a stream's first message when it is its turn, and returns the snapshot that
-// the client then has; nil if the stream is to end. Keepalives hold who waits: clients accept
-// them before the first map, and would give up after 120 s of silence.
-func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.Snapshot, error) {
+// turn waits until it is the stream's turn to be sent something large that is made for it alone: to make it for
+// all at once would take the memory of all. Keepalives hold who waits: clients accept them also
+// before their first map, and would give up after 120 s of silence. The caller calls leave when it is done; it
+// is nil if the stream is to end.
+func (s *Server) turn(ctx context.Context, c *call, ss *session) (leave func(), err error) {
 	for waiting := true; waiting; {
 		select {
 		case s.hub.maps <- struct{}{}:
@@ -48,9 +74,19 @@ func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.S
 			return nil, nil
 		}
 	}
-	leave := sync.OnceFunc(s.hub.maps.leave)
+	once := sync.OnceFunc(s.hub.maps.leave)
+	slow := time.AfterFunc(slowMap, once)
+	return func() { slow.Stop(); once() }, nil
+}
+
+// firstMap sends a stream's first message when it is its turn, and returns the snapshot that
+// the client then has; nil if the stream is to end.
+func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.Snapshot, error) {
+	leave, err := s.turn(ctx, c, ss)
+	if leave == nil {
+		return nil, err
+	}
 	defer leave()
-	defer time.AfterFunc(slowMap, leave).Stop()
 	snap := s.state.Snapshot()
 	if now := snap.Node(ss.node); now == nil || now.Key != ss.key {
 		return nil, s.bid(ctx, c, ss, now, snap)
@@ -63,4 +99,21 @@ func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.S
 		return nil, err
 	}
 	return snap, nil
+}
+
+// update sends what is new for a stream's client. It reports whether it sent anything; done means
+// that the stream is to end.
+func (s *Server) update(ctx context.Context, c *call, ss *session, has, next *tailnet.Snapshot) (sent, done bool, err error) {
+	if has.Policy().Doc != next.Policy().Doc { // rules of its own for everybody
+		leave, err := s.turn(ctx, c, ss)
+		if leave == nil {
+			return false, true, err
+		}
+		defer leave()
+	}
+	m, changed, err := s.maps.Delta(has, next, ss.viewer, s.now())
+	if err == nil && changed {
+		err = s.send(c, m)
+	}
+	return changed, err != nil, err
 }

@@ -11,9 +11,9 @@ import (
 // feed hands snapshots out to sessions at a pace that they keep up with.
 //
 // All sessions go from one edition to the next, so that what differs between
-// the two is encoded once for all of them. The first change after a quiet time goes out
-// at once. While there are many, the sum of them goes out when the sessions have
-// taken up the edition before: a change costs each of them some 20 µs, and a fleet that
+// the two is encoded once for all of them. The first changes after a quiet time go out
+// at once. While there are many, the sum of them goes out now and then, so that
+// it takes half of the time: a change costs each session some 20 µs, and a fleet that
 // enrols would else cost the square of its size.
 type feed struct {
 	state   *tailnet.State
@@ -29,9 +29,13 @@ type edition struct {
 }
 
 const (
-	// minPause is the least time between two editions.
-	minPause = 30 * time.Millisecond
-	// maxPause is the most, however slow sessions are.
+	// minCost is what the smallest edition counts for.
+	minCost = 10 * time.Millisecond
+	// share is how much of the time editions may take when there are many: one part in share.
+	share = 2
+	// saved is how many editions may follow each other at once after a quiet time, because it was quiet.
+	saved = 4
+	// maxPause is the longest between two editions, however slow sessions are.
 	maxPause = time.Second
 	// takeTick is how often the feed looks whether sessions take an edition up. Those that
 	// have not when takeStill ticks have brought no progress are blocked by their clients.
@@ -67,6 +71,8 @@ func (f *feed) run(ctx context.Context) {
 			return false
 		}
 	}
+	var credit time.Duration // that editions may take before there must be a pause
+	last := time.Now()
 	for {
 		select {
 		case <-e.snap.Superseded():
@@ -87,9 +93,10 @@ func (f *feed) run(ctx context.Context) {
 				still = 0
 			}
 		}
-		// As long again belongs to everything else.
-		took := time.Since(began)
-		if !pause(min(max(minPause-took, took), maxPause)) {
+		cost := max(time.Since(began), minCost)
+		credit = min(credit+time.Since(last)/share, saved*cost) - cost
+		last = time.Now()
+		if credit < 0 && !pause(min(-credit*share, maxPause)) {
 			return
 		}
 	}

@@ -1,14 +1,20 @@
 package control_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"heddle/control/controltest"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -206,6 +212,56 @@ func TestDayOfChurn(t *testing.T) {
 		}
 		for _, st := range list {
 			must(t, "map", st.Await(hasPeers(n-1)))
+		}
+	})
+}
+
+// heldStore is a store whose commits wait until a channel is closed, if there is one.
+type heldStore struct {
+	tailnettest.Store
+	held atomic.Pointer[chan struct{}]
+}
+
+func (s *heldStore) Commit(ctx context.Context, d *tailnet.Delta) error {
+	if ch := s.held.Load(); ch != nil {
+		<-*ch
+	}
+	return s.Store.Commit(ctx, d)
+}
+
+// TestTooManyLogins: while the database is slow, devices that join beyond a bound
+// are told to come back instead of waiting without end.
+func TestTooManyLogins(t *testing.T) {
+	store := new(heldStore)
+	scenario(t, controltest.Config{Store: store}, func(t *testing.T, s *controltest.Server, authKey string) {
+		const n = 600
+		held := make(chan struct{})
+		store.held.Store(&held)
+		var running sync.WaitGroup
+		var busy, in atomic.Int64
+		for i := range n {
+			c := s.Client(fmt.Sprintf("n%d", i)).From(fmt.Sprintf("203.0.113.%d", i/16))
+			running.Go(func() {
+				_, err := c.Register(t.Context(), controltest.WithKey(authKey))
+				var status *controltest.StatusError
+				switch {
+				case err == nil:
+					in.Add(1)
+				case errors.As(err, &status) && status.Status == http.StatusTooManyRequests:
+					busy.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(10 * time.Second)
+		if got := busy.Load(); got < 50 || got >= n {
+			t.Errorf("%d of %d were told to come back", got, n)
+		}
+		close(held)
+		running.Wait()
+		if got := in.Load() + busy.Load(); got != n || in.Load() < 500 {
+			t.Errorf("%d got in", in.Load())
 		}
 	})
 }

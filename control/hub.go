@@ -20,9 +20,10 @@ import (
 // milliseconds, for ever. After a few replacements in a row the newer stream is
 // held back until the live one ends or has had its time.
 type hub struct {
-	feed  *feed
-	wheel *wheel
-	maps  gate
+	feed   *feed
+	wheel  *wheel
+	maps   gate // full maps under way
+	logins gate // registrations under way
 
 	mu     sync.Mutex
 	slots  map[tailnet.NodeID]*slot
@@ -68,7 +69,7 @@ func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
 }
 
 func newHub(state *tailnet.State) *hub {
-	return &hub{feed: newFeed(state), wheel: newWheel(), maps: newMapGate(), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
+	return &hub{feed: newFeed(state), wheel: newWheel(), maps: newMapGate(), logins: make(gate, maxLogins), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
 }
 
 // enter makes ss the live session of its node, unless it must be held back: then it

@@ -164,6 +164,10 @@ func (s *Server) loginWithAuthKey(ctx context.Context, c *call, req *tailcfg.Reg
 	if c.known && !s.throttle.changes.allow(c.machine) {
 		return nil, errTooOften
 	}
+	if err := s.hub.logins.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.hub.logins.leave()
 	snap, err := s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
 		_, err := tx.RegisterWithAuthKey(registration(c, req), req.Auth.AuthKey)
 		return err

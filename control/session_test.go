@@ -151,7 +151,7 @@ func TestBurstsAreCoalesced(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		must(t, "all", st.Await(sees(labels...)))
-		if got := st.Netmap().Messages - before; got > 5 {
+		if got := st.Netmap().Messages - before; got > 12 {
 			t.Errorf("%d messages for a burst of 100 ms", got)
 		}
 	})

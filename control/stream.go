@@ -130,31 +130,15 @@ func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.
 	quiet()
 	var current *edition
 	for {
-		var m netmap.Message
 		if e := s.hub.feed.latest.Load(); e != current {
 			current = e
-			next := e.snap
-			if next.Version() > has.Version() {
-				if now := next.Node(ss.node); now == nil || now.Key != ss.key {
-					e.taken.Add(1)
-					return s.bid(ctx, c, ss, now, next)
-				}
-				var err error
-				if m, _, err = s.maps.Delta(has, next, ss.viewer, s.now()); err != nil {
-					return err
-				}
-				has = next
-				ss.has.Store(has.Version())
-			}
-			err := s.send(c, m)
+			done, err := s.takeUp(ctx, c, ss, &has, e, quiet)
 			e.taken.Add(1)
-			if err != nil {
+			if done {
 				return err
 			}
-			if m.Len() > 0 {
-				quiet()
-			}
 		}
+		var m netmap.Message
 		select {
 		case <-current.over:
 			continue
@@ -175,6 +159,27 @@ func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.
 		}
 		quiet()
 	}
+}
+
+// takeUp sends what an edition brings, and moves has to it. It reports whether the stream is to end.
+func (s *Server) takeUp(ctx context.Context, c *call, ss *session, has **tailnet.Snapshot, e *edition, sent func()) (done bool, err error) {
+	next := e.snap
+	if next.Version() <= (*has).Version() {
+		return false, nil
+	}
+	if now := next.Node(ss.node); now == nil || now.Key != ss.key {
+		return true, s.bid(ctx, c, ss, now, next)
+	}
+	changed, done, err := s.update(ctx, c, ss, *has, next)
+	if done {
+		return true, err
+	}
+	if changed {
+		sent()
+	}
+	*has = next
+	ss.has.Store(next.Version())
+	return false, nil
 }
 
 // rest waits for d. It returns false if the stream is to end first.
