@@ -98,7 +98,14 @@ func (p *policyMesh) testCounters(t *testing.T) {
 		t.Run(event.name, func(t *testing.T) {
 			before := countsOf(t, p.anna)
 			event.run(t)
-			after := countsOf(t, p.anna)
+			// A client shows what a message says a moment before it counts the message.
+			var after counts
+			lab.Await(t, seconds, "anna's client counts what it was sent", func() error {
+				if after = countsOf(t, p.anna); after == before {
+					return fmt.Errorf("still %+v", after)
+				}
+				return nil
+			})
 			if after.deltas == before.deltas || after.rebuilds != before.rebuilds {
 				t.Errorf("anna's client counted %+v before and %+v after; want more deltas and no rebuild", before, after)
 			}
