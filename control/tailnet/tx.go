@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -147,7 +148,7 @@ func sameApprovalInput(a, b *Node) bool {
 
 func sameRouteInput(a, b *Node) bool {
 	if a == nil || b == nil {
-		n := cmpOr(a, b)
+		n := cmp.Or(a, b)
 		return n == nil || len(n.Approved) == 0
 	}
 	if len(a.Approved) == 0 && len(b.Approved) == 0 {
@@ -155,13 +156,6 @@ func sameRouteInput(a, b *Node) bool {
 	}
 	return a.Status.Alive == b.Status.Alive && a.Status.Expired == b.Status.Expired &&
 		slices.Equal(a.Approved, b.Approved) && slices.Equal(a.Advertised(), b.Advertised())
-}
-
-func cmpOr(a, b *Node) *Node {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // replace returns the indexes after old became n; either may be nil.

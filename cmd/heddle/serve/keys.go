@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"tailscale.com/types/key"
@@ -46,7 +47,7 @@ func privateKey[K interface{ MarshalText() ([]byte, error) }, P interface {
 
 // writeNew writes a file of mode 0600 so that it is whole or not there at all.
 func writeNew(file string, data []byte) error {
-	tmp, err := os.CreateTemp(dirOf(file), ".new-*") // mode 0600
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*") // mode 0600
 	if err != nil {
 		return err
 	}

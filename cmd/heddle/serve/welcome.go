@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 
 	"heddle/control/tailnet"
 )
-
-func dirOf(file string) string { return filepath.Dir(file) }
 
 // pinConfig lays the config's settings over the tailnet's.
 func (s *server) pinConfig(ctx context.Context) error {
