@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
-	"heddle/policy"
 
 	"github.com/tailscale/peercred"
 	"google.golang.org/grpc/codes"
@@ -34,7 +33,7 @@ func actorOf(ctx context.Context) tailnet.Actor {
 // mayRead reports whether the actor may see what the API shows. Reads are no
 // updates, so this right is checked here.
 func mayRead(a tailnet.Actor) bool {
-	return a.Admin() || a.Kind == tailnet.ByAPIKey && a.Role == policy.Auditor
+	return a.Can(tailnet.Read(tailnet.AreaDevices))
 }
 
 // socketPeer is who opened a connection to the unix socket.
@@ -122,7 +121,7 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 		}
 		return none, refusal
 	}
-	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, Role: key.Role, From: addr.String()}
+	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, User: key.Owner, Role: key.Role, Scopes: key.Scopes, From: addr.String()}
 	if !mayRead(actor) {
 		return none, status.Errorf(codes.PermissionDenied, "API key %s has the role %s, which may not use this API", key.Public, key.Role)
 	}

@@ -147,9 +147,6 @@ func (s policies) CheckPolicy(ctx context.Context, req *v1.CheckPolicyRequest) (
 	}
 	defer done()
 	prepared, err := tailnet.PreparePolicy(s.snapshot(), req.GetPolicy())
-	if problems := problemsOf(err); problems != nil {
-		return &v1.CheckPolicyResponse{Problems: problems}, nil
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +160,7 @@ const maxBusy = 2
 
 // busy waits for a turn to do work that takes long; done ends it.
 func (s *Server) busy(ctx context.Context) (done func(), err error) {
-	if actorOf(ctx).Admin() {
+	if actorOf(ctx).Can(tailnet.Write(tailnet.AreaPolicy)) {
 		return turn(ctx, s.turns)
 	}
 	read, err := turn(ctx, s.readers)

@@ -166,7 +166,7 @@ func nodeToRow(e *encoder, name string, n *tailnet.Node) nodeRow {
 		Fixed:      n.Fixed,
 		Addrs:      addrColumns{addrText(n.Addrs.V4), addrText(n.Addrs.V6)},
 		Expiry:     e.time("expiry", n.Expiry),
-		Ephemeral:  n.Ephemeral,
+		Terms:      termsColumns(n.Terms),
 		Approved:   list(e, "approved", n.Approved),
 		Origin: originColumns{
 			CreatedAt:  e.time("created_at", n.Origin.Created),
@@ -193,16 +193,16 @@ func nodeToRow(e *encoder, name string, n *tailnet.Node) nodeRow {
 
 func (d *decoder) node(r *nodeRow) *tailnet.Node {
 	n := &tailnet.Node{
-		ID:        tailnet.NodeID(r.Key.ID),
-		StableID:  tailcfg.StableNodeID(r.StableID),
-		Owner:     tailnet.UserID(r.Owner),
-		Tags:      decodeList(d, "tags", r.Tags, notEmpty),
-		Name:      r.Name,
-		Fixed:     r.Fixed,
-		Addrs:     d.addrs(r.Addrs),
-		Expiry:    d.time("expiry", r.Expiry),
-		Ephemeral: r.Ephemeral,
-		Approved:  decodeList(d, "approved", r.Approved, netip.Prefix.IsValid),
+		ID:       tailnet.NodeID(r.Key.ID),
+		StableID: tailcfg.StableNodeID(r.StableID),
+		Owner:    tailnet.UserID(r.Owner),
+		Tags:     decodeList(d, "tags", r.Tags, notEmpty),
+		Name:     r.Name,
+		Fixed:    r.Fixed,
+		Addrs:    d.addrs(r.Addrs),
+		Expiry:   d.time("expiry", r.Expiry),
+		Terms:    tailnet.Terms(r.Terms),
+		Approved: decodeList(d, "approved", r.Approved, netip.Prefix.IsValid),
 		Origin: tailnet.Origin{
 			Created: d.time("created_at", r.Origin.CreatedAt),
 			Method:  tailnet.Method(r.Origin.Method),
@@ -239,6 +239,9 @@ func userToRow(e *encoder, name string, u *tailnet.User) userRow {
 		Email:       u.Email,
 		PictureURL:  u.PictureURL,
 		Role:        string(u.Role),
+		Status:      string(u.Status),
+		Identities:  list(e, "identities", identitiesToJSON(u.Identities)),
+		Groups:      list(e, "idp_groups", u.Groups),
 		CreatedAt:   e.time("created_at", u.Created),
 	}
 }
@@ -250,10 +253,23 @@ func (d *decoder) user(r *userRow) *tailnet.User {
 		DisplayName: r.DisplayName,
 		Email:       r.Email,
 		PictureURL:  r.PictureURL,
+		Status:      tailnet.UserStatus(r.Status),
+		Groups:      decodeList(d, "idp_groups", r.Groups, notEmpty),
 		Created:     d.time("created_at", r.CreatedAt),
+	}
+	for _, id := range decodeList(d, "identities", r.Identities, func(i identityJSON) bool { return i.Issuer != "" && i.Subject != "" }) {
+		u.Identities = append(u.Identities, tailnet.Identity(id))
 	}
 	setRole(&u.Role, r.Role)
 	return u
+}
+
+func identitiesToJSON(ids []tailnet.Identity) []identityJSON {
+	out := make([]identityJSON, len(ids))
+	for i, id := range ids {
+		out[i] = identityJSON(id)
+	}
+	return out
 }
 
 func authKeyToRow(e *encoder, name string, k *tailnet.AuthKey) authKeyRow {
@@ -265,6 +281,7 @@ func authKeyToRow(e *encoder, name string, k *tailnet.AuthKey) authKeyRow {
 		Tags:        list(e, "tags", k.Tags),
 		Reusable:    k.Reusable,
 		Ephemeral:   k.Ephemeral,
+		Approved:    k.Approved,
 		Description: k.Description,
 		CreatedAt:   e.time("created_at", k.Created),
 		ExpiresAt:   e.time("expires_at", k.Expires),
@@ -282,6 +299,7 @@ func (d *decoder) authKey(r *authKeyRow) *tailnet.AuthKey {
 		Tags:        decodeList(d, "tags", r.Tags, notEmpty),
 		Reusable:    r.Reusable,
 		Ephemeral:   r.Ephemeral,
+		Approved:    r.Approved,
 		Description: r.Description,
 		Created:     d.time("created_at", r.CreatedAt),
 		Expires:     d.time("expires_at", r.ExpiresAt),
@@ -292,26 +310,34 @@ func (d *decoder) authKey(r *authKeyRow) *tailnet.AuthKey {
 
 func apiKeyToRow(e *encoder, name string, k *tailnet.APIKey) apiKeyRow {
 	return apiKeyRow{
-		Key:       rowKey{name, int64(k.ID)},
-		Public:    k.Public,
-		Hash:      k.Hash[:],
-		Role:      string(k.Role),
-		CreatedAt: e.time("created_at", k.Created),
-		ExpiresAt: e.time("expires_at", k.Expires),
-		RevokedAt: e.time("revoked_at", k.Revoked),
-		UsedAt:    e.time("used_at", k.LastUsed),
+		Key:         rowKey{name, int64(k.ID)},
+		Public:      k.Public,
+		Hash:        k.Hash[:],
+		Owner:       int64(k.Owner),
+		Role:        string(k.Role),
+		Scopes:      list(e, "scopes", k.Scopes),
+		Tags:        list(e, "tags", k.Tags),
+		Description: k.Description,
+		CreatedAt:   e.time("created_at", k.Created),
+		ExpiresAt:   e.time("expires_at", k.Expires),
+		RevokedAt:   e.time("revoked_at", k.Revoked),
+		UsedAt:      e.time("used_at", k.LastUsed),
 	}
 }
 
 func (d *decoder) apiKey(r *apiKeyRow) *tailnet.APIKey {
 	k := &tailnet.APIKey{
-		ID:       tailnet.APIKeyID(r.Key.ID),
-		Public:   r.Public,
-		Hash:     d.hash(r.Hash),
-		Created:  d.time("created_at", r.CreatedAt),
-		Expires:  d.time("expires_at", r.ExpiresAt),
-		Revoked:  d.time("revoked_at", r.RevokedAt),
-		LastUsed: d.time("used_at", r.UsedAt),
+		ID:          tailnet.APIKeyID(r.Key.ID),
+		Public:      r.Public,
+		Hash:        d.hash(r.Hash),
+		Owner:       tailnet.UserID(r.Owner),
+		Scopes:      decodeList(d, "scopes", r.Scopes, notEmpty),
+		Tags:        decodeList(d, "tags", r.Tags, notEmpty),
+		Description: r.Description,
+		Created:     d.time("created_at", r.CreatedAt),
+		Expires:     d.time("expires_at", r.ExpiresAt),
+		Revoked:     d.time("revoked_at", r.RevokedAt),
+		LastUsed:    d.time("used_at", r.UsedAt),
 	}
 	setRole(&k.Role, r.Role)
 	return k
@@ -356,7 +382,14 @@ func settingsToRow(e *encoder, name string, s *tailnet.Settings) settingsRow {
 	for _, r := range s.DNS.Records {
 		dns.Records = append(dns.Records, recordJSON(r))
 	}
-	return settingsRow{Tailnet: name, Data: e.json("data", settingsJSON{dns})}
+	v := settingsJSON{DNS: dns}
+	if a := s.Admission; a != (tailnet.Admission{}) {
+		v.Admission = &admissionJSON{a.DeviceApproval, a.UserApproval, int64(a.KeyExpiry / time.Second)}
+		if a.KeyExpiry < 0 {
+			v.Admission.KeyExpiry = -1
+		}
+	}
+	return settingsRow{Tailnet: name, Data: e.json("data", v)}
 }
 
 func (d *decoder) settings(r *settingsRow) *tailnet.Settings {
@@ -371,6 +404,12 @@ func (d *decoder) settings(r *settingsRow) *tailnet.Settings {
 	}}
 	for _, r := range v.DNS.Records {
 		s.DNS.Records = append(s.DNS.Records, tailnet.DNSRecord(r))
+	}
+	if a := v.Admission; a != nil {
+		s.Admission = tailnet.Admission{DeviceApproval: a.DeviceApproval, UserApproval: a.UserApproval, KeyExpiry: time.Duration(a.KeyExpiry) * time.Second}
+		if a.KeyExpiry < 0 {
+			s.Admission.KeyExpiry = -1
+		}
 	}
 	return s
 }
@@ -409,6 +448,8 @@ func auditToRow(e *encoder, key rowKey, seq tailnet.Seq, a *tailnet.AuditEntry) 
 		ActorName: a.Actor.Name,
 		ActorRole: string(a.Actor.Role),
 		ActorFrom: a.Actor.From,
+		ActorUser: int64(a.Actor.User),
+		Reason:    a.Actor.Reason,
 		Action:    a.Action,
 		Target:    a.Target,
 		Changes:   list(e, "changes", changes),
@@ -419,9 +460,11 @@ func (d *decoder) audit(r *auditRow) tailnet.AuditEntry {
 	a := tailnet.AuditEntry{
 		At: d.time("at", r.At),
 		Actor: tailnet.Actor{
-			Kind: tailnet.ActorKind(r.ActorKind),
-			Name: r.ActorName,
-			From: r.ActorFrom,
+			Kind:   tailnet.ActorKind(r.ActorKind),
+			Name:   r.ActorName,
+			User:   tailnet.UserID(r.ActorUser),
+			From:   r.ActorFrom,
+			Reason: r.Reason,
 		},
 		Action: r.Action,
 		Target: r.Target,

@@ -15,3 +15,6 @@ func (d *DB) Pragma(name string) (value string, err error) {
 	err = d.write.Raw("PRAGMA " + name).Scan(&value).Error
 	return value, err
 }
+
+// Version is the schema that this program writes.
+var Version = len(steps)

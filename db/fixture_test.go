@@ -44,7 +44,7 @@ func testNode(id int) *tailnet.Node {
 		Fixed:     true,
 		Addrs:     tailnet.Addrs{V4: v4, V6: v6},
 		Expiry:    moment.Add(time.Hour),
-		Ephemeral: true,
+		Terms:     tailnet.Terms{Ephemeral: true, NoExpiry: true, Pending: true},
 		Approved:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")},
 		Origin:    tailnet.Origin{Created: moment, Method: tailnet.ByAuthKey, AuthKey: 9},
 		Report: &tailnet.Report{
@@ -79,6 +79,8 @@ func testUser(id int) *tailnet.User {
 	return &tailnet.User{
 		ID: tailnet.UserID(id), Name: fmt.Sprintf("user-%d", id), DisplayName: "Zoë", Email: "z@example.com",
 		PictureURL: "https://example.com/z.png", Role: "admin", Created: moment,
+		Status: tailnet.UserSuspended, Identities: []tailnet.Identity{{Issuer: "https://id.example", Subject: "s|1"}, {Issuer: "https://b.example", Subject: "2"}},
+		Groups: []string{"eng", "Ops Team"},
 	}
 }
 
@@ -86,7 +88,7 @@ func testAuthKey(id int) *tailnet.AuthKey {
 	public := fmt.Sprintf("kA%d", id)
 	return &tailnet.AuthKey{
 		ID: tailnet.AuthKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Owner: 7, Tags: []string{"tag:a"},
-		Reusable: true, Ephemeral: true, Description: "it's a 'key'; --", Created: moment,
+		Reusable: true, Ephemeral: true, Approved: true, Description: "it's a 'key'; --", Created: moment,
 		Expires: moment.Add(1), Used: moment.Add(2), Revoked: moment.Add(3),
 	}
 }
@@ -95,6 +97,7 @@ func testAPIKey(id int) *tailnet.APIKey {
 	public := fmt.Sprintf("kP%d", id)
 	return &tailnet.APIKey{
 		ID: tailnet.APIKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Role: "owner",
+		Owner: 7, Scopes: []string{"dns:read", "policy_file"}, Tags: []string{"tag:ci"}, Description: "for the CI",
 		Created: moment, Expires: moment.Add(1), Revoked: moment.Add(2), LastUsed: moment.Add(3),
 	}
 }
@@ -109,7 +112,7 @@ func testTombstone(id int) *tailnet.Tombstone {
 func testAudit(i int) tailnet.AuditEntry {
 	return tailnet.AuditEntry{
 		At:     moment.Add(time.Duration(i)),
-		Actor:  tailnet.Actor{Kind: tailnet.ByAPIKey, Name: "kP1", Role: "admin", From: "192.0.2.9:5"},
+		Actor:  tailnet.Actor{Kind: tailnet.ByAPIKey, Name: "kP1", User: 7, Role: "admin", From: "192.0.2.9:5", Reason: "ticket 7"},
 		Action: "node.rename", Target: fmt.Sprintf("node %d", i),
 		Changes: []tailnet.Change{{Field: "name", From: "a", To: "b"}},
 	}
@@ -133,7 +136,7 @@ func fullDelta() (*tailnet.Delta, tailnet.Image) {
 		MagicDNS: true, OverrideLocal: true, Nameservers: []string{"192.0.2.53", "https://dns.example/q"},
 		Split:  map[string][]string{"corp.example": {"10.0.0.53"}, "local.example": {}},
 		Search: []string{"corp.example"}, Records: []tailnet.DNSRecord{{Name: "x.example", Type: "A", Value: "10.1.1.1"}},
-	}}
+	}, Admission: tailnet.Admission{DeviceApproval: true, UserApproval: true, KeyExpiry: -1}}
 	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë", Revision: 1}
 	d := &tailnet.Delta{
 		Tailnet: tailnet.Default, LastID: last, Settings: settings, Policy: pol,

@@ -31,7 +31,7 @@ type nodeRow struct {
 	Fixed      bool
 	Addrs      addrColumns `gorm:"embedded"`
 	Expiry     *string
-	Ephemeral  bool
+	Terms      termsColumns  `gorm:"embedded"`
 	Approved   string        // JSON
 	Origin     originColumns `gorm:"embedded"`
 	Report     reportColumns `gorm:"embedded"`
@@ -41,6 +41,12 @@ type nodeRow struct {
 type addrColumns struct {
 	IPv4 *string `gorm:"column:ipv4"`
 	IPv6 *string `gorm:"column:ipv6"`
+}
+
+type termsColumns struct {
+	Ephemeral bool
+	NoExpiry  bool
+	Pending   bool
 }
 
 type originColumns struct {
@@ -69,6 +75,9 @@ type userRow struct {
 	Email       string
 	PictureURL  string `gorm:"column:picture_url"`
 	Role        string
+	Status      string
+	Identities  string // JSON of []identityJSON
+	Groups      string `gorm:"column:idp_groups"` // JSON
 	CreatedAt   *string
 }
 
@@ -80,6 +89,7 @@ type authKeyRow struct {
 	Tags        string // JSON
 	Reusable    bool
 	Ephemeral   bool
+	Approved    bool
 	Description string
 	CreatedAt   *string
 	ExpiresAt   *string
@@ -88,14 +98,18 @@ type authKeyRow struct {
 }
 
 type apiKeyRow struct {
-	Key       rowKey `gorm:"embedded"`
-	Public    string
-	Hash      []byte // SHA-256 of the secret
-	Role      string
-	CreatedAt *string
-	ExpiresAt *string
-	RevokedAt *string
-	UsedAt    *string
+	Key         rowKey `gorm:"embedded"`
+	Public      string
+	Hash        []byte // SHA-256 of the secret
+	Owner       int64
+	Role        string
+	Scopes      string // JSON
+	Tags        string // JSON
+	Description string
+	CreatedAt   *string
+	ExpiresAt   *string
+	RevokedAt   *string
+	UsedAt      *string
 }
 
 type tombstoneRow struct {
@@ -134,6 +148,8 @@ type auditRow struct {
 	ActorName string
 	ActorRole string
 	ActorFrom string
+	ActorUser int64
+	Reason    string
 	Action    string
 	Target    string
 	Changes   string // JSON of []changeJSON
@@ -176,7 +192,17 @@ func (r auditRow) id() any     { return r.Key.ID }
 // older heddle refuses JSON that it does not know in full.
 type (
 	settingsJSON struct {
-		DNS dnsJSON `json:"dns"`
+		DNS       dnsJSON        `json:"dns"`
+		Admission *admissionJSON `json:"admission,omitempty"` // since schema 2
+	}
+	admissionJSON struct {
+		DeviceApproval bool  `json:"deviceApproval"`
+		UserApproval   bool  `json:"userApproval"`
+		KeyExpiry      int64 `json:"keyExpirySeconds"` // 0: the config's; -1: never
+	}
+	identityJSON struct {
+		Issuer  string `json:"iss"`
+		Subject string `json:"sub"`
 	}
 	dnsJSON struct {
 		MagicDNS      bool                `json:"magicDNS"`

@@ -327,7 +327,7 @@ func TestMigrate(t *testing.T) {
 	rename := db.Step("rename", `ALTER TABLE audit RENAME TO audit_log`, `ALTER TABLE audit_log RENAME TO audit`, `CREATE TABLE extra (x {bytes})`)
 	_, err := db.OpenSteps(t.Context(), db.Options{Path: path}, db.Step("broken", `DELETE FROM nodes`, `CREATE TABLE half (x BIGINT)`, `NONSENSE`))
 	wantError(t, err, tailnet.Internal)
-	if !strings.Contains(err.Error(), "version 2 (broken)") {
+	if !strings.Contains(err.Error(), fmt.Sprintf("version %d (broken)", db.Version+1)) {
 		t.Errorf("error %v does not name the step", err)
 	}
 	s = openAt(t, path) // the failed step left the old version as it was
@@ -354,11 +354,11 @@ func TestMigrate(t *testing.T) {
 		s.Close()
 	}
 	saved := copies()
-	if len(saved) != 1 || !strings.HasPrefix(saved[0], path+".v1-") {
+	if len(saved) != 1 || !strings.HasPrefix(saved[0], fmt.Sprintf("%s.v%d-", path, db.Version)) {
 		t.Fatalf("copies: %q", saved)
 	}
 	_, err = db.Open(t.Context(), db.Options{Path: path}) // back to the old program
-	wantError(t, err, tailnet.Conflict, "newer", "version 2", "up to 1")
+	wantError(t, err, tailnet.Conflict, "newer", fmt.Sprintf("version %d", db.Version+1), fmt.Sprintf("up to %d", db.Version))
 
 	restored := filepath.Join(t.TempDir(), "heddle.db")
 	if err := os.Rename(saved[0], restored); err != nil {

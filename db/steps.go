@@ -11,6 +11,7 @@ type step struct {
 
 var steps = []step{
 	{"tailnets, nodes, users, keys, settings, policies, audit", firstSchema},
+	{"people: identities, approvals, owners of API keys, reasons", peopleSchema},
 }
 
 // The store holds no rules, so the tailnet is the only foreign key. The unique
@@ -146,4 +147,19 @@ var firstSchema = []string{
 		changes    TEXT   NOT NULL,
 		PRIMARY KEY (tailnet, id)
 	)`,
+}
+
+var peopleSchema = []string{
+	`ALTER TABLE users ADD COLUMN status TEXT NOT NULL DEFAULT 'active'`,
+	`ALTER TABLE users ADD COLUMN identities TEXT NOT NULL DEFAULT '[]'`,
+	`ALTER TABLE users ADD COLUMN idp_groups TEXT NOT NULL DEFAULT '[]'`,
+	`ALTER TABLE nodes ADD COLUMN no_expiry BOOLEAN NOT NULL DEFAULT FALSE`,
+	`ALTER TABLE nodes ADD COLUMN pending BOOLEAN NOT NULL DEFAULT FALSE`,
+	`ALTER TABLE auth_keys ADD COLUMN approved BOOLEAN NOT NULL DEFAULT FALSE`,
+	`ALTER TABLE api_keys ADD COLUMN owner BIGINT NOT NULL DEFAULT 0`,
+	`ALTER TABLE api_keys ADD COLUMN scopes TEXT NOT NULL DEFAULT '[]'`,
+	`ALTER TABLE api_keys ADD COLUMN tags TEXT NOT NULL DEFAULT '[]'`,
+	`ALTER TABLE api_keys ADD COLUMN description TEXT NOT NULL DEFAULT ''`,
+	`ALTER TABLE audit ADD COLUMN actor_user BIGINT NOT NULL DEFAULT 0`,
+	`ALTER TABLE audit ADD COLUMN reason TEXT NOT NULL DEFAULT ''`,
 }

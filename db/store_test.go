@@ -90,7 +90,7 @@ func zeroFields(v reflect.Value, path string) []string {
 func TestRoundTrip(t *testing.T) {
 	delta, want := fullDelta()
 	derived := map[string]bool{
-		".Nodes.Status.Alive": true, ".Nodes.Status.Expired": true,
+		".Nodes.Status.Alive": true, ".Nodes.Status.Expired": true, ".Nodes.Status.Expiring": true,
 		".Policy.Doc": true, ".Policy.Compiled": true, ".Policy.Err": true,
 		".Settings.DNS.BaseDomain": true,
 	}

@@ -21,10 +21,13 @@ const (
 // Actor is who asks for a change and from where. Its rights are checked, and
 // its name is kept in the audit log, inside the update.
 type Actor struct {
-	Kind ActorKind
-	Name string      // for the audit log: key's public part, machine key, user name
-	Role policy.Role // rights of a user or API key; LocalCLI and System need none
-	From string      // remote address; empty for a local party
+	Kind   ActorKind
+	Name   string      // for the audit log: key's public part, machine key, user name
+	User   UserID      // the user behind a login or an API key, who must have the rights too; zero if there is none
+	Role   policy.Role // rights of a user or API key; LocalCLI and System need none
+	Scopes []string    // rights of an API key that has scopes instead of a role
+	From   string      // remote address; empty for a local party
+	Reason string      // why, in the words of whoever asks; "" if they gave none
 }
 
 // SystemActor is heddle itself, doing what.
@@ -35,17 +38,6 @@ func (a Actor) String() string {
 		return fmt.Sprintf("%s %s from %s", a.Kind, a.Name, a.From)
 	}
 	return fmt.Sprintf("%s %s", a.Kind, a.Name)
-}
-
-// Admin reports whether the actor may administer the tailnet.
-func (a Actor) Admin() bool {
-	switch a.Kind {
-	case System, LocalCLI:
-		return true
-	case ByAPIKey, ByUser:
-		return a.Role == policy.Owner || a.Role == policy.Admin
-	}
-	return false
 }
 
 // An AuditEntry tells one change: who, what, when, from where. It is committed

@@ -20,10 +20,61 @@ func nodeChanges(old, n *Node) []Change {
 	add("owner", idText(int64(old.Owner)), idText(int64(n.Owner)))
 	add("tags", strings.Join(old.Tags, ","), strings.Join(n.Tags, ","))
 	add("addresses", prefixText(old.Addrs.Prefixes()), prefixText(n.Addrs.Prefixes()))
+	add("ephemeral", boolText(old.Ephemeral), boolText(n.Ephemeral))
+	add("keyExpiryDisabled", boolText(old.NoExpiry), boolText(n.NoExpiry))
+	add("needsApproval", boolText(old.Pending), boolText(n.Pending))
 	add("expiry", timeText(old.Expiry), timeText(n.Expiry))
 	add("approvedRoutes", prefixText(old.Approved), prefixText(n.Approved))
 	add("authKey", idText(int64(old.Origin.AuthKey)), idText(int64(n.Origin.AuthKey)))
 	return out
+}
+
+// userChanges does the same for users.
+func userChanges(old, u *User) []Change {
+	var out []Change
+	for _, c := range []Change{
+		{"name", old.Name, u.Name},
+		{"displayName", old.DisplayName, u.DisplayName},
+		{"email", old.Email, u.Email},
+		{"role", string(old.Role), string(u.Role)},
+		{"status", string(old.Status), string(u.Status)},
+		{"groups", strings.Join(old.Groups, ","), strings.Join(u.Groups, ",")},
+		{"identities", identityText(old.Identities), identityText(u.Identities)},
+	} {
+		if c.From != c.To {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func admissionChanges(old, a Admission) []Change {
+	var out []Change
+	for _, c := range []Change{
+		{"deviceApproval", boolText(old.DeviceApproval), boolText(a.DeviceApproval)},
+		{"userApproval", boolText(old.UserApproval), boolText(a.UserApproval)},
+		{"keyExpiry", old.KeyExpiry.String(), a.KeyExpiry.String()},
+	} {
+		if c.From != c.To {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func identityText(ids []Identity) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.Issuer + " " + id.Subject
+	}
+	return strings.Join(texts, ",")
+}
+
+func boolText(b bool) string {
+	if b {
+		return "true"
+	}
+	return ""
 }
 
 func keyText(k interface {

@@ -15,13 +15,14 @@ const (
 	Invalid                 // the request itself is wrong
 	NotFound                // what it names does not exist
 	Conflict                // it exists already, or a precondition does not hold
+	Changed                 // it is not any more what the caller says that it is
 	Denied                  // the caller may not
 	Exhausted               // a limit is reached; later it may work
 	Unavailable             // a part that we need is down; retrying may help
 )
 
 func (c Code) String() string {
-	names := [...]string{"internal", "invalid", "not_found", "conflict", "denied", "exhausted", "unavailable"}
+	names := [...]string{"internal", "invalid", "not_found", "conflict", "changed", "denied", "exhausted", "unavailable"}
 	if int(c) < len(names) {
 		return names[c]
 	}

@@ -26,10 +26,10 @@ func (s *State) fromImage(img Image) *Snapshot {
 		settings:   img.Settings,
 		policy:     img.Policy,
 		primaries:  &Primaries{},
-		superseded: make(chan struct{}),
+		heir:       newHeir(),
 	}
 	for _, u := range img.Users {
-		snap.users.m = snap.users.m.Set(u.ID, u)
+		snap.setUser(u)
 	}
 	for _, k := range img.AuthKeys {
 		snap.setAuthKey(k)
@@ -45,6 +45,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 	}
 	for _, n := range img.Nodes {
 		n.Status.refresh(expired(n, now), n.Status.LastSeen)
+		n.Status.Expiring = expiring(n, now)
 		n.Status.Alive = n.Status.Online
 		n.Report.attrs = postureAttrs(n.Report.Hostinfo)
 		snap.nodes = snap.nodes.with(n.ID, n)
@@ -57,7 +58,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 			s.timers.set(timer{ephemeralTimer, n.ID}, now.Add(s.opts.EphemeralTimeout))
 		}
 		if !n.Expiry.IsZero() && !n.Status.Expired {
-			s.timers.set(timer{expiryTimer, n.ID}, n.Expiry)
+			s.timers.set(timer{expiryTimer, n.ID}, n.expiryNews(now))
 		}
 		s.alloc.taken(n.Addrs)
 	}
@@ -65,7 +66,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 		snap.settings = &Settings{DNS: DNS{MagicDNS: true}}
 	}
 	snap.policy = s.loadPolicy(snap.policy)
-	snap.inputs = inputs{pins: &DNSPins{}, derpSource: &tailcfg.DERPMap{}}
+	snap.inputs = inputs{pins: &DNSPins{}, derpSource: &tailcfg.DERPMap{}, sshCheck: s.opts.SSHCheckURL}
 	snap.inputs.dns = effectiveDNS(snap)
 	snap.inputs.derpMap = effectiveDERPMap(snap)
 	snap.policy.Compiled, snap.policy.of = policy.Compile(snap.policy.Doc, snap.PolicyInput()), rosterOf(snap)

@@ -3,6 +3,7 @@ package tailnet
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,20 +83,23 @@ type AuthKeySpec struct {
 	Tags        []string // nodes get these and no owner
 	Reusable    bool
 	Ephemeral   bool
+	Approved    bool // nodes need no approval
 	Description string
 	Expires     time.Time
 }
 
 // CreateAuthKey makes an auth key. The secret is returned once and not kept.
 func (tx *Tx) CreateAuthKey(s AuthKeySpec) (secret string, k *AuthKey, err error) {
-	if err := tx.admin("create auth keys"); err != nil {
+	if err := tx.may(Write(AreaAuthKeys), "create auth keys"); err != nil {
 		return "", nil, err
 	}
 	if s.Owner == 0 && len(s.Tags) == 0 {
 		return "", nil, Errorf(Invalid, "an auth key needs a user or tags (--user, --tags)")
 	}
-	if s.Owner != 0 && tx.snap.User(s.Owner) == nil {
-		return "", nil, Errorf(NotFound, "no user with ID %d", s.Owner)
+	if s.Owner != 0 {
+		if err := tx.activeUser(s.Owner); err != nil {
+			return "", nil, err
+		}
 	}
 	if err := checkText(s.Description); err != nil {
 		return "", nil, err
@@ -112,7 +116,7 @@ func (tx *Tx) CreateAuthKey(s AuthKeySpec) (secret string, k *AuthKey, err error
 	}
 	tx.snap.lastID.AuthKey++
 	k = &AuthKey{
-		ID: tx.snap.lastID.AuthKey, Owner: s.Owner, Tags: tags, Reusable: s.Reusable, Ephemeral: s.Ephemeral,
+		ID: tx.snap.lastID.AuthKey, Owner: s.Owner, Tags: tags, Reusable: s.Reusable, Ephemeral: s.Ephemeral, Approved: s.Approved,
 		Description: s.Description, Created: tx.now, Expires: s.Expires,
 	}
 	secret, k.Public, k.Hash = newSecret(authPrefix)
@@ -134,14 +138,21 @@ func (tx *Tx) checkExpires(t time.Time) error {
 // RevokeAuthKey ends an auth key; the nodes that it admitted stay.
 func (tx *Tx) RevokeAuthKey(id AuthKeyID) error {
 	k, err := tx.authKey(id, "expire auth keys")
-	if err != nil || !k.Revoked.IsZero() {
+	if err != nil {
 		return err
+	}
+	tx.revokeAuthKey(k)
+	return nil
+}
+
+func (tx *Tx) revokeAuthKey(k *AuthKey) {
+	if !k.Revoked.IsZero() {
+		return
 	}
 	dead := *k
 	dead.Revoked = tx.now
 	tx.putAuthKey(&dead)
 	tx.audit("authkey.revoke", k.label())
-	return nil
 }
 
 // DeleteAuthKey removes an auth key; the nodes that it admitted stay.
@@ -155,7 +166,7 @@ func (tx *Tx) DeleteAuthKey(id AuthKeyID) error {
 }
 
 func (tx *Tx) authKey(id AuthKeyID, what string) (*AuthKey, error) {
-	if err := tx.admin(what); err != nil {
+	if err := tx.may(Write(AreaAuthKeys), what); err != nil {
 		return nil, err
 	}
 	k := tx.snap.AuthKey(id)
@@ -176,13 +187,16 @@ func (k *AuthKey) label() string { return "auth key " + k.ID.String() + " (" + k
 
 // APIKeySpec says what API key to make.
 type APIKeySpec struct {
-	Role    policy.Role // "" means admin
-	Expires time.Time
+	Owner       UserID      // zero for a key of the server's own admins
+	Role        policy.Role // "" means admin, or with an owner the owner's role
+	Scopes      []string    // instead of a role
+	Description string
+	Expires     time.Time
 }
 
 // CreateAPIKey makes an API key. The secret is returned once and not kept.
 func (tx *Tx) CreateAPIKey(s APIKeySpec) (secret string, k *APIKey, err error) {
-	if err := tx.admin("create API keys"); err != nil {
+	if err := tx.may(Write(AreaAPIKeys), "create API keys"); err != nil {
 		return "", nil, err
 	}
 	if err := tx.checkExpires(s.Expires); err != nil {
@@ -191,28 +205,79 @@ func (tx *Tx) CreateAPIKey(s APIKeySpec) (secret string, k *APIKey, err error) {
 	if tx.snap.apiKeys.m.Len() >= maxKeys {
 		return "", nil, Errorf(Exhausted, "there are %d API keys already; delete some", maxKeys)
 	}
-	if s.Role == "" {
-		s.Role = policy.Admin
+	if err := tx.checkAPIKey(&s); err != nil {
+		return "", nil, err
 	}
 	tx.snap.lastID.APIKey++
-	k = &APIKey{ID: tx.snap.lastID.APIKey, Role: s.Role, Created: tx.now, Expires: s.Expires}
+	k = &APIKey{
+		ID: tx.snap.lastID.APIKey, Owner: s.Owner, Role: s.Role, Scopes: s.Scopes, Description: s.Description,
+		Created: tx.now, Expires: s.Expires,
+	}
 	secret, k.Public, k.Hash = newSecret(apiPrefix)
 	tx.putAPIKey(k, true)
-	tx.audit("apikey.create", k.label(), Change{"role", "", string(k.Role)})
+	tx.audit("apikey.create", k.label(), Change{"owner", "", idText(int64(k.Owner))},
+		Change{"role", "", string(k.Role)}, Change{"scopes", "", strings.Join(k.Scopes, " ")})
 	return secret, k, nil
+}
+
+// checkAPIKey fills in the role. Nobody makes a key with more rights than their own.
+func (tx *Tx) checkAPIKey(s *APIKeySpec) error {
+	if s.Owner == 0 {
+		s.Owner = tx.actor.User
+	}
+	role := policy.Admin
+	if s.Owner != 0 {
+		if err := tx.activeUser(s.Owner); err != nil {
+			return err
+		}
+		role = tx.snap.User(s.Owner).Role
+	}
+	if s.Role == "" && len(s.Scopes) == 0 {
+		s.Role = role
+	}
+	if err := checkText(s.Description); err != nil {
+		return err
+	}
+	s.Scopes = sortedUnique(s.Scopes)
+	for _, scope := range s.Scopes {
+		if !KnownScope(scope) {
+			return Errorf(Invalid, "there is no scope %q", scope)
+		}
+	}
+	if len(s.Scopes) > 0 {
+		s.Role = ""
+	} else if !slices.Contains(Roles, s.Role) {
+		return Errorf(Invalid, "there is no role %q", s.Role)
+	}
+	key := Actor{Kind: ByAPIKey, Role: s.Role, Scopes: s.Scopes}
+	for _, area := range Areas {
+		for _, r := range []Right{Read(area), Write(area)} {
+			if key.Can(r) && !tx.snap.Can(tx.actor, r) {
+				return Errorf(Denied, "%s may not make a key that has the right %s, which it does not have itself", tx.actor, r)
+			}
+		}
+	}
+	return nil
 }
 
 // RevokeAPIKey ends an API key.
 func (tx *Tx) RevokeAPIKey(id APIKeyID) error {
 	k, err := tx.apiKey(id, "expire API keys")
-	if err != nil || !k.Revoked.IsZero() {
+	if err != nil {
 		return err
+	}
+	tx.revokeAPIKey(k)
+	return nil
+}
+
+func (tx *Tx) revokeAPIKey(k *APIKey) {
+	if !k.Revoked.IsZero() {
+		return
 	}
 	dead := *k
 	dead.Revoked = tx.now
 	tx.putAPIKey(&dead, true)
 	tx.audit("apikey.revoke", k.label())
-	return nil
 }
 
 // DeleteAPIKey removes an API key.
@@ -221,15 +286,19 @@ func (tx *Tx) DeleteAPIKey(id APIKeyID) error {
 	if err != nil {
 		return err
 	}
-	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Delete(id)
-	tx.snap.index.apiKey = tx.snap.index.apiKey.Delete(k.Public)
-	tx.delta.APIKeys.drop(id)
-	tx.audit("apikey.delete", k.label())
+	tx.dropAPIKey(k)
 	return nil
 }
 
+func (tx *Tx) dropAPIKey(k *APIKey) {
+	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Delete(k.ID)
+	tx.snap.index.apiKey = tx.snap.index.apiKey.Delete(k.Public)
+	tx.delta.APIKeys.drop(k.ID)
+	tx.audit("apikey.delete", k.label())
+}
+
 func (tx *Tx) apiKey(id APIKeyID, what string) (*APIKey, error) {
-	if err := tx.admin(what); err != nil {
+	if err := tx.may(Write(AreaAPIKeys), what); err != nil {
 		return nil, err
 	}
 	k := tx.snap.APIKey(id)

@@ -8,8 +8,8 @@ import (
 )
 
 // node returns the node that an admin wants to change, or an error.
-func (tx *Tx) node(id NodeID, what string) (*Node, error) {
-	if err := tx.admin(what); err != nil {
+func (tx *Tx) node(id NodeID, area Area, what string) (*Node, error) {
+	if err := tx.may(Write(area), what); err != nil {
 		return nil, err
 	}
 	n := tx.snap.Node(id)
@@ -31,7 +31,7 @@ func (tx *Tx) edit(action string, old, n *Node) {
 
 // RenameNode gives a node a name that stays; "" makes it follow its OS hostname again.
 func (tx *Tx) RenameNode(id NodeID, name string) error {
-	n, err := tx.node(id, "rename nodes")
+	n, err := tx.node(id, AreaDevices, "rename nodes")
 	if err != nil {
 		return err
 	}
@@ -56,11 +56,43 @@ func (tx *Tx) RenameNode(id NodeID, name string) error {
 
 // DeleteNode removes a node; its client is told to log in again.
 func (tx *Tx) DeleteNode(id NodeID) error {
-	n, err := tx.node(id, "delete nodes")
+	n, err := tx.node(id, AreaDevices, "delete nodes")
 	if err != nil {
 		return err
 	}
 	tx.removeNode(n, "node.delete")
+	return nil
+}
+
+// ApproveNode lets a node that waits take part in the tailnet. One that does not wait stays as it is.
+func (tx *Tx) ApproveNode(id NodeID) error {
+	n, err := tx.node(id, AreaDevices, "approve devices")
+	if err != nil || !n.Pending {
+		return err
+	}
+	if u := tx.snap.User(n.Owner); u != nil && u.Status != UserActive {
+		return Errorf(Conflict, "%s belongs to user %s, who is not active (%s); approve the user first (`heddle users approve %s`)", n.Name, u.Name, u.Status, u.Name)
+	}
+	tx.admitPending(n)
+	return nil
+}
+
+func (tx *Tx) admitPending(n *Node) {
+	out := n.clone()
+	out.Pending = false
+	tx.edit("node.approve", n, out)
+}
+
+// RejectNode removes a node that waits for approval.
+func (tx *Tx) RejectNode(id NodeID) error {
+	n, err := tx.node(id, AreaDevices, "reject devices")
+	if err != nil {
+		return err
+	}
+	if !n.Pending {
+		return Errorf(Conflict, "%s does not wait for approval; `heddle nodes delete` removes it", n.Name)
+	}
+	tx.removeNode(n, "node.reject")
 	return nil
 }
 
@@ -73,10 +105,10 @@ func (tx *Tx) removeNode(n *Node, action string) {
 // ExpireNode ends the life of a node's key now.
 func (tx *Tx) ExpireNode(id NodeID) error { return tx.SetNodeExpiry(id, tx.now) }
 
-// SetNodeExpiry sets when a node's key expires; zero means never. A time in
-// the future revives an expired node without touching the device.
+// SetNodeExpiry sets when a node's key expires; zero means never, also after it
+// logs in again. A time in the future revives an expired node without touching the device.
 func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
-	n, err := tx.node(id, "change when node keys expire")
+	n, err := tx.node(id, AreaDevices, "change when node keys expire")
 	if err != nil {
 		return err
 	}
@@ -84,6 +116,7 @@ func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
 		return Errorf(Conflict, "%s has tags: its key never expires by itself; `heddle nodes expire` ends it now", n.Name)
 	}
 	out := n.clone()
+	out.NoExpiry = t.IsZero() && !n.Tagged()
 	tx.setExpiry(out, t)
 	tx.edit("node.expiry", n, out)
 	return nil
@@ -92,7 +125,7 @@ func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
 // SetTags makes a node belong to tags; its key then never expires. A node
 // cannot be without tags again except by logging in as a user.
 func (tx *Tx) SetTags(id NodeID, tags []string) error {
-	n, err := tx.node(id, "tag nodes")
+	n, err := tx.node(id, AreaDevices, "tag nodes")
 	if err != nil {
 		return err
 	}

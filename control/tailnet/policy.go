@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,7 +39,6 @@ var (
 		"nodeAttrs funnel": "Funnel needs relays on the Internet that take visitors in, which heddle has none of",
 	}
 	promised = map[string]string{
-		"ssh check":                 "there is no page yet on which a person could confirm, so that connections under this rule are refused; use \"accept\" where you can",
 		"custom posture attributes": "nothing sets attributes with custom: yet, so that they count as not set",
 		"autoApprovers services":    "there are no services (svc:) here yet, so that there is nothing to approve",
 	}
@@ -128,7 +128,7 @@ func (s *State) PutPolicy(ctx context.Context, actor Actor, source, ifMatch stri
 // update, so that one that has any is refused with ErrStale then. ifMatch, if not empty, must be the
 // ETag of the policy that it replaces. The policy that is in force already changes nothing.
 func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
-	if err := tx.admin("change the policy"); err != nil {
+	if err := tx.may(Write(AreaPolicy), "change the policy"); err != nil {
 		return err
 	}
 	old := tx.snap.policy
@@ -163,11 +163,11 @@ func (tx *Tx) SetPolicy(p *PreparedPolicy, ifMatch string) error {
 	return nil
 }
 
-// Matches returns an error, Conflict, unless the policy has that ETag. An empty
+// Matches returns an error, Changed, unless the policy has that ETag. An empty
 // one matches any policy.
 func (p *Policy) Matches(ifMatch string) error {
 	if ifMatch != "" && strings.Trim(ifMatch, `"`) != p.ETag {
-		return Errorf(Conflict, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", p.ETag)
+		return Errorf(Changed, "the policy has changed meanwhile (it is %s now); fetch it again with `heddle policy get`", p.ETag)
 	}
 	return nil
 }
@@ -216,16 +216,17 @@ func rosterOf(s *Snapshot) roster { return roster{s.nodes, s.users} }
 // follow brings c, which was compiled with r, in line with a snapshot. Its cost is
 // that of what changed.
 func (r roster) follow(c *policy.Compiled, s *Snapshot) *policy.Compiled {
-	if r.users.m != s.users.m {
+	if r.users.m != s.users.m && !sameUsersToPolicy(r.users, s.users) {
 		return c.Recompile(s.PolicyInput())
 	}
 	var changed []policy.Node
 	var gone []policy.NodeID
 	for ch := range s.nodes.changedSince(r.nodes) {
+		was, is := ch.Old != nil && !ch.Old.Pending, ch.New != nil && !ch.New.Pending
 		switch {
-		case ch.New == nil:
+		case was && !is:
 			gone = append(gone, policy.NodeID(ch.Old.ID))
-		case !sameToPolicy(ch.Old, ch.New):
+		case is && !(was && sameToPolicy(ch.Old, ch.New)):
 			changed = append(changed, compilerNode(ch.New))
 		}
 	}
@@ -238,12 +239,22 @@ func (r roster) follow(c *policy.Compiled, s *Snapshot) *policy.Compiled {
 // PolicyInput returns the tailnet as the policy compiler wants it. The caller owns its
 // slices.
 func (s *Snapshot) PolicyInput() policy.Tailnet {
-	t := policy.Tailnet{Nodes: make([]policy.Node, 0, s.NumNodes()), Users: make([]policy.User, 0, s.users.m.Len())}
+	t := policy.Tailnet{
+		Nodes: make([]policy.Node, 0, s.NumNodes()), Users: make([]policy.User, 0, s.users.m.Len()),
+		SSHCheckURL: s.inputs.sshCheck,
+	}
+	groups := map[string]bool{}
 	for u := range s.Users() {
 		t.Users = append(t.Users, compilerUser(u))
+		for _, g := range u.Groups {
+			groups[g] = true
+		}
 	}
+	t.Groups = slices.Sorted(maps.Keys(groups))
 	for n := range s.Nodes() {
-		t.Nodes = append(t.Nodes, compilerNode(n))
+		if !n.Pending {
+			t.Nodes = append(t.Nodes, compilerNode(n))
+		}
 	}
 	return t
 }
@@ -262,7 +273,28 @@ func compilerNode(n *Node) policy.Node {
 }
 
 func compilerUser(u *User) policy.User {
-	return policy.User{ID: policy.UserID(u.ID), Login: u.Login(), Role: u.Role}
+	return policy.User{ID: policy.UserID(u.ID), Login: u.Login(), Role: u.Role, Groups: u.Groups}
+}
+
+// sameUserToPolicy reports whether the policy's compiler takes a and b, states of one user,
+// for the same; either may be nil.
+func sameUserToPolicy(a, b *User) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a == b || a.Login() == b.Login() && a.Role == b.Role && slices.Equal(a.Groups, b.Groups)
+}
+
+func sameUsersToPolicy(a, b sorted[UserID, *User]) bool {
+	if a.m.Len() != b.m.Len() {
+		return false
+	}
+	for u := range a.all() {
+		if !sameUserToPolicy(u, b.get(u.ID)) {
+			return false
+		}
+	}
+	return true
 }
 
 // postureAttrs are the attributes that a policy's postures may ask about.

@@ -200,7 +200,11 @@ func (tx *Tx) expire(t timer) error {
 		}
 		return nil
 	case expiryTimer:
-		out.Status.refresh(expired(n, tx.now), tx.now)
+		tx.setExpiry(out, n.Expiry)
+		if !out.Status.Expired {
+			tx.putDerived(out)
+			return nil
+		}
 	}
 	tx.putSoft(out)
 	return nil

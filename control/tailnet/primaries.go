@@ -36,7 +36,7 @@ func (p *Primaries) Contested(n *Node) bool {
 func elect(old *Primaries, s *Snapshot) *Primaries {
 	fresh := &Primaries{node: map[netip.Prefix]NodeID{}, serves: map[netip.Prefix]int{}}
 	for n := range s.Nodes() {
-		if len(n.Approved) == 0 || n.Status.Expired {
+		if len(n.Approved) == 0 || n.Status.Expired || n.Pending {
 			continue
 		}
 		for _, r := range n.Serves() {

@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
@@ -46,12 +47,15 @@ func (tx *Tx) RegisterWithAuthKey(r Registration, secret string) (*Node, error) 
 	if err := k.Usable(tx.now); err != nil && !tx.retried(r, k) {
 		return nil, err
 	}
+	if u := tx.snap.User(k.Owner); u != nil && u.Status == UserSuspended {
+		return nil, Errorf(Denied, "auth key %s belongs to a user who is suspended", k.Public)
+	}
 	tags, err := tx.admittedTags(r, k)
 	if err != nil {
 		return nil, err
 	}
 	n, err := tx.admit(r, admission{
-		owner: k.Owner, tags: tags, ephemeral: k.Ephemeral, method: ByAuthKey, authKey: k.ID,
+		owner: k.Owner, tags: tags, ephemeral: k.Ephemeral, method: ByAuthKey, authKey: k.ID, approved: k.Approved,
 	})
 	if err != nil {
 		return nil, err
@@ -72,19 +76,24 @@ func (tx *Tx) retried(r Registration, k *AuthKey) bool {
 // RegisterForUser admits a device for a user, on the word of an admin or of
 // the user who has logged in.
 func (tx *Tx) RegisterForUser(r Registration, user UserID, m Method) (*Node, error) {
-	if tx.actor.Kind != ByUser {
-		if err := tx.admin("register devices"); err != nil {
+	self := tx.actor.Kind == ByUser && tx.actor.User == user
+	if !self {
+		if err := tx.may(Write(AreaDevices), "register devices of others"); err != nil {
 			return nil, err
 		}
 	}
-	if tx.snap.User(user) == nil {
+	u := tx.snap.User(user)
+	switch {
+	case u == nil:
 		return nil, Errorf(NotFound, "no user with ID %d", user)
+	case u.Status == UserSuspended:
+		return nil, Errorf(Denied, "user %s is suspended; an admin can change that with `heddle users restore`", u.Name)
 	}
 	tags, err := tx.requestedTags(r, user)
 	if err != nil {
 		return nil, err
 	}
-	return tx.admit(r, admission{owner: user, tags: tags, method: m})
+	return tx.admit(r, admission{owner: user, tags: tags, method: m, approved: !self})
 }
 
 // admittedTags returns the tags of a device that comes with an auth key: those
@@ -129,6 +138,7 @@ type admission struct {
 	ephemeral bool
 	method    Method
 	authKey   AuthKeyID
+	approved  bool // an admin vouches for the device
 }
 
 // admit makes a new node or logs a known one in again, under a new key.
@@ -148,6 +158,7 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 		return nil, errStaleKey
 	}
 	host := CleanHostinfo(r.Hostinfo)
+	mustWait := tx.mustWait(a)
 	n, known, err := tx.reusable(r, a)
 	if err != nil {
 		return nil, err
@@ -161,6 +172,7 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 		n = &Node{
 			ID: tx.snap.lastID.Node, StableID: newStableID(), Machine: r.Machine, Addrs: addrs,
 			Name:   tx.freeName(labelOf(host), 0),
+			Terms:  Terms{Pending: mustWait},
 			Origin: Origin{Created: tx.now},
 			Report: &Report{Hostinfo: host, CapVer: r.CapVer},
 		}
@@ -179,6 +191,9 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 	if n.Owner != a.owner || !slices.Equal(n.Tags, a.tags) {
 		n.Approved = nil // they were given to another owner; the policy may approve them anew
 	}
+	if !mustWait && a.approved {
+		n.Pending = false
+	}
 	n.Key, n.Owner, n.Tags = r.Key, a.owner, a.tags
 	n.Ephemeral = a.ephemeral || r.Ephemeral
 	n.Origin.Method, n.Origin.AuthKey = a.method, a.authKey
@@ -193,6 +208,12 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 		tx.audit("node.create", n.label(), nodeChanges(&Node{}, n)...)
 	}
 	return n, nil
+}
+
+// mustWait reports whether a new device waits for an admin.
+func (tx *Tx) mustWait(a admission) bool {
+	u := tx.snap.User(a.owner)
+	return tx.snap.settings.Admission.DeviceApproval && !a.approved || u != nil && u.Status == UserPending
 }
 
 // ipPool returns where the policy wants the IPv4 address of a new device to
@@ -237,10 +258,11 @@ func (tx *Tx) reusable(r Registration, a admission) (n *Node, known bool, err er
 }
 
 func (tx *Tx) freshExpiry(n *Node) time.Time {
-	if n.Tagged() || tx.state.opts.KeyExpiry == 0 {
+	life := cmp.Or(tx.snap.settings.Admission.KeyExpiry, tx.state.opts.KeyExpiry)
+	if n.Tagged() || n.NoExpiry || life <= 0 {
 		return time.Time{}
 	}
-	return tx.now.Add(tx.state.opts.KeyExpiry).Truncate(time.Second)
+	return tx.now.Add(life).Truncate(time.Second)
 }
 
 // Logout ends a node's login at its own wish: an ephemeral node is deleted, any other's
@@ -291,11 +313,28 @@ func (tx *Tx) ShortenExpiry(m key.MachinePublic, k key.NodePublic, t time.Time) 
 func (tx *Tx) setExpiry(n *Node, t time.Time) {
 	n.Expiry = t
 	n.Status.refresh(expired(n, tx.now), tx.now)
+	n.Status.Expiring = expiring(n, tx.now)
 	if t.IsZero() || n.Status.Expired {
 		tx.cancel(expiryTimer, n.ID)
 	} else {
-		tx.at(expiryTimer, n.ID, t)
+		tx.at(expiryTimer, n.ID, n.expiryNews(tx.now))
 	}
+}
+
+// ExpiryWarning is how long before its key expires a device is warned.
+const ExpiryWarning = 3 * 24 * time.Hour
+
+// expiring reports whether the key's end is near and not past.
+func expiring(n *Node, now time.Time) bool {
+	return !n.Expiry.IsZero() && now.Before(n.Expiry) && !now.Before(n.Expiry.Add(-ExpiryWarning))
+}
+
+// expiryNews is when the warning is due or, after that, when the key expires.
+func (n *Node) expiryNews(now time.Time) time.Time {
+	if warn := n.Expiry.Add(-ExpiryWarning); now.Before(warn) {
+		return warn
+	}
+	return n.Expiry
 }
 
 func expired(n *Node, now time.Time) bool {

@@ -18,7 +18,7 @@ type RouteEdit struct {
 // ApproveRoutes changes the approved routes of a node. Either exit route
 // stands for both: a client uses an exit node for both families or not at all.
 func (tx *Tx) ApproveRoutes(id NodeID, e RouteEdit) error {
-	n, err := tx.node(id, "approve routes")
+	n, err := tx.node(id, AreaRoutes, "approve routes")
 	if err != nil {
 		return err
 	}

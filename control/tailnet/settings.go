@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/util/dnsname"
@@ -15,7 +16,7 @@ import (
 // SetDNS changes the tailnet's own DNS settings. What the config pins cannot
 // be changed; d must have it as it is, or unset. BaseDomain is ignored.
 func (tx *Tx) SetDNS(d DNS) error {
-	if err := tx.admin("change DNS settings"); err != nil {
+	if err := tx.may(Write(AreaDNS), "change DNS settings"); err != nil {
 		return err
 	}
 	now, pins, own := tx.snap.DNS(), tx.snap.DNSPins(), tx.snap.settings.DNS
@@ -42,16 +43,47 @@ func (tx *Tx) SetDNS(d DNS) error {
 	if err := checkDNS(&d); err != nil {
 		return err
 	}
-	tx.snap.settings = &Settings{DNS: d}
-	tx.delta.Settings = tx.snap.settings
+	s := *tx.snap.settings
+	s.DNS = d
+	tx.putSettings(s)
 	tx.audit("dns.set", "dns")
 	tx.refreshDNS()
 	return nil
 }
 
+func (tx *Tx) putSettings(s Settings) {
+	tx.snap.settings, tx.delta.Settings = &s, &s
+}
+
+// SetAdmission changes who may join and for how long. Devices and users that wait
+// go on waiting when the approval is no longer asked for: an admin sees them still.
+func (tx *Tx) SetAdmission(a Admission) error {
+	if err := tx.may(Write(AreaSettings), "change settings"); err != nil {
+		return err
+	}
+	if a.KeyExpiry < 0 {
+		a.KeyExpiry = -1
+	}
+	if a.KeyExpiry > maxKeyLife || a.KeyExpiry > 0 && a.KeyExpiry < minKeyExpiry {
+		return Errorf(Invalid, "key expiry %v: it must be between %v and ten years; negative means never", a.KeyExpiry, minKeyExpiry)
+	}
+	old := tx.snap.settings
+	if a == old.Admission {
+		return nil
+	}
+	s := *old
+	s.Admission = a
+	tx.putSettings(s)
+	tx.audit("settings.set", "settings", admissionChanges(old.Admission, a)...)
+	return nil
+}
+
+// minKeyExpiry keeps people from locking everybody out by a unit mistaken.
+const minKeyExpiry = time.Hour
+
 // SetDNSPins says what the config fixes of DNS. It is not stored.
 func (tx *Tx) SetDNSPins(p DNSPins) error {
-	if err := tx.admin("pin DNS settings"); err != nil {
+	if err := tx.may(Write(AreaDNS), "pin DNS settings"); err != nil {
 		return err
 	}
 	var err error
@@ -65,7 +97,7 @@ func (tx *Tx) SetDNSPins(p DNSPins) error {
 
 // SetDNSFileRecords takes over the records of the watched file. It is not stored.
 func (tx *Tx) SetDNSFileRecords(r []DNSRecord) error {
-	if err := tx.admin("set DNS records"); err != nil {
+	if err := tx.may(Write(AreaDNS), "set DNS records"); err != nil {
 		return err
 	}
 	clean := DNS{Records: r}
@@ -79,7 +111,7 @@ func (tx *Tx) SetDNSFileRecords(r []DNSRecord) error {
 
 // SetDERPMap takes over a DERP map, which is immutable from now on. It is not stored.
 func (tx *Tx) SetDERPMap(m *tailcfg.DERPMap) error {
-	if err := tx.admin("set the DERP map"); err != nil {
+	if err := tx.may(Write(AreaSettings), "set the DERP map"); err != nil {
 		return err
 	}
 	if m == nil {

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/benbjohnson/immutable"
 	"tailscale.com/tailcfg"
@@ -30,8 +31,16 @@ type Snapshot struct {
 	inputs    inputs
 	primaries *Primaries
 
-	superseded chan struct{}
+	heir *heir
 }
+
+// heir tells of the snapshot that follows one, once it is published.
+type heir struct {
+	published chan struct{} // closed then
+	begun     time.Time     // when the writer took up the first change of it; set before published is closed
+}
+
+func newHeir() *heir { return &heir{published: make(chan struct{})} }
 
 // inputs come from outside (config, files, DERP sources) and are not stored.
 type inputs struct {
@@ -40,6 +49,7 @@ type inputs struct {
 	derpSource *tailcfg.DERPMap
 	dns        *DNS             // derived: what is in force
 	derpMap    *tailcfg.DERPMap // derived, with the policy's
+	sshCheck   string           // see Options.SSHCheckURL
 }
 
 // indexes find nodes by other names than their ID.
@@ -52,6 +62,7 @@ type indexes struct {
 	resting *immutable.Map[netip.Addr, bool]                    // addresses that tombstones hold
 	authKey *immutable.Map[string, AuthKeyID]                   // by public part
 	apiKey  *immutable.Map[string, APIKeyID]                    // by public part
+	person  *immutable.Map[Identity, UserID]
 }
 
 // Version numbers the snapshots of this process, in order. Two with the same
@@ -59,7 +70,18 @@ type indexes struct {
 func (s *Snapshot) Version() uint64 { return s.version }
 
 // Superseded is closed once a newer snapshot is published.
-func (s *Snapshot) Superseded() <-chan struct{} { return s.superseded }
+func (s *Snapshot) Superseded() <-chan struct{} { return s.heir.published }
+
+// StaleSince returns when the writer took up the first change that s lacks; zero
+// if s is the latest.
+func (s *Snapshot) StaleSince() time.Time {
+	select {
+	case <-s.heir.published:
+		return s.heir.begun
+	default:
+		return time.Time{}
+	}
+}
 
 // Node returns the node with that ID, or nil.
 func (s *Snapshot) Node(id NodeID) *Node { return s.nodes.get(id) }
@@ -111,6 +133,15 @@ func (s *Snapshot) User(id UserID) *User { return s.users.get(id) }
 
 // Users yields all users in ascending order of ID.
 func (s *Snapshot) Users() iter.Seq[*User] { return s.users.all() }
+
+// UserByIdentity returns the user whom an identity belongs to, or nil.
+func (s *Snapshot) UserByIdentity(id Identity) *User {
+	user, ok := s.index.person.Get(id)
+	if !ok {
+		return nil
+	}
+	return s.User(user)
+}
 
 // AuthKey returns the auth key with that ID, or nil.
 func (s *Snapshot) AuthKey(id AuthKeyID) *AuthKey { return s.authKeys.get(id) }

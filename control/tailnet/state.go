@@ -21,8 +21,21 @@ type Options struct {
 	// KeyExpiry is the life of a user's node's key; zero means for ever.
 	// Keys of tagged nodes never expire.
 	KeyExpiry time.Duration
-	Log       *slog.Logger
-	Now       func() time.Time // nil means time.Now
+	// Owners are the e-mail addresses of those who become owners when they log in. If there are
+	// none, the first person who logs in does.
+	Owners []string
+	// SSHCheckURL is where clients ask about SSH connections that a person must confirm; "" refuses these.
+	SSHCheckURL string
+	Log         *slog.Logger
+	Now         func() time.Time // nil means time.Now
+	Count       Count
+}
+
+// Count is told what the writer does, for those who count it. Nil functions
+// are not called; the others must be quick.
+type Count struct {
+	Commit func(took time.Duration, err error) // each commit
+	Change func(action string)                 // each change that was audited and stored
 }
 
 // State is a tailnet: one writer, any number of readers.
@@ -89,6 +102,7 @@ func Open(ctx context.Context, store Store, o Options) (*State, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Count = o.Count.orNothing()
 	alloc, err := newAllocator(o.Addresses)
 	if err != nil {
 		return nil, err
@@ -110,6 +124,20 @@ func Open(ctx context.Context, store Store, o Options) (*State, error) {
 	s.current.Store(s.fromImage(img))
 	return s, nil
 }
+
+// orNothing replaces nil functions.
+func (c Count) orNothing() Count {
+	if c.Commit == nil {
+		c.Commit = func(time.Duration, error) {}
+	}
+	if c.Change == nil {
+		c.Change = func(string) {}
+	}
+	return c
+}
+
+// Queued returns how many updates wait for the writer.
+func (s *State) Queued() int { return len(s.queue) }
 
 // Snapshot returns the latest published snapshot.
 func (s *State) Snapshot() *Snapshot { return s.current.Load() }
@@ -235,6 +263,7 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		s.soft = Delta{}
 		s.timers.drop(timer{kind: flushTimer})
 		for _, e := range b.delta.Audit {
+			s.opts.Count.Change(e.Action)
 			s.log.Info("changed", "action", e.Action, "target", e.Target, "by", e.Actor.String())
 		}
 	} else if !b.delta.empty() {
@@ -254,18 +283,21 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		return nil
 	}
 	next.version = b.base.version + 1
-	next.superseded = make(chan struct{})
+	next.heir = newHeir()
 	s.current.Store(&next)
-	close(b.base.superseded)
+	b.base.heir.begun = b.begun
+	close(b.base.heir.published)
 	return nil
 }
 
 // commit writes a delta and counts the sequence.
 func (s *State) commit(ctx context.Context, d *Delta) error {
 	d.Tailnet, d.Base = s.opts.Tailnet, s.seq
-	s.health.begin(s.opts.Now())
+	began := s.opts.Now()
+	s.health.begin(began)
 	err := s.store.Commit(context.WithoutCancel(ctx), d)
 	s.health.end(err)
+	s.opts.Count.Commit(s.opts.Now().Sub(began), err)
 	if err != nil {
 		// Try again soon, so that Trouble ends when the reason does.
 		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushRetry))

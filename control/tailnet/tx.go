@@ -52,14 +52,6 @@ func (tx *Tx) audit(action, target string, changes ...Change) {
 	})
 }
 
-// admin refuses everyone but administrators.
-func (tx *Tx) admin(what string) error {
-	if tx.actor.Admin() {
-		return nil
-	}
-	return Errorf(Denied, "%s may not %s: it takes an admin", tx.actor, what)
-}
-
 // after sets a deadline once the update is published.
 func (tx *Tx) after(kind timerKind, id NodeID, d time.Duration) {
 	tx.at(kind, id, tx.now.Add(d))
@@ -133,7 +125,7 @@ func sameToPolicy(a, b *Node) bool {
 // one node, for the same.
 func (n *Node) SameToPolicy(o *Node) bool {
 	a, b := n, o
-	return a.Owner == b.Owner && a.Addrs == b.Addrs &&
+	return a.Owner == b.Owner && a.Addrs == b.Addrs && a.Pending == b.Pending &&
 		slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Approved, b.Approved) &&
 		slices.Equal(a.Advertised(), b.Advertised()) &&
 		maps.Equal(a.Report.attrs, b.Report.attrs)
@@ -143,7 +135,7 @@ func (n *Node) SameToPolicy(o *Node) bool {
 // routes by the policy. What an admin approves or withdraws is none: the policy does not
 // overrule that until the node or the policy changes.
 func sameApprovalInput(a, b *Node) bool {
-	return a != nil && a.Owner == b.Owner && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Advertised(), b.Advertised())
+	return a != nil && a.Owner == b.Owner && a.Pending == b.Pending && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Advertised(), b.Advertised())
 }
 
 func sameRouteInput(a, b *Node) bool {
@@ -154,7 +146,7 @@ func sameRouteInput(a, b *Node) bool {
 	if len(a.Approved) == 0 && len(b.Approved) == 0 {
 		return true
 	}
-	return a.Status.Alive == b.Status.Alive && a.Status.Expired == b.Status.Expired &&
+	return a.Status.Alive == b.Status.Alive && a.Status.Expired == b.Status.Expired && a.Pending == b.Pending &&
 		slices.Equal(a.Approved, b.Approved) && slices.Equal(a.Advertised(), b.Advertised())
 }
 
@@ -200,14 +192,16 @@ func newIndexes() indexes {
 		resting: immutable.NewMap[netip.Addr, bool](hasher[netip.Addr]{}),
 		authKey: immutable.NewMap[string, AuthKeyID](hasher[string]{}),
 		apiKey:  immutable.NewMap[string, APIKeyID](hasher[string]{}),
+		person:  immutable.NewMap[Identity, UserID](hasher[Identity]{}),
 	}
 }
 
 // putUser stores a user.
 func (tx *Tx) putUser(u *User) {
-	tx.snap.users.m = tx.snap.users.m.Set(u.ID, u)
+	tx.dirtyPolicy = tx.dirtyPolicy || !sameUserToPolicy(tx.snap.User(u.ID), u)
+	tx.snap.setUser(u)
 	tx.delta.Users.put(u.ID, u)
-	tx.hard, tx.changed, tx.dirtyPolicy = true, true, true
+	tx.hard, tx.changed = true, true
 }
 
 // putAuthKey stores an auth key.
@@ -246,6 +240,23 @@ func (tx *Tx) bury(n *Node, addrs Addrs) {
 }
 
 // The setters below put a thing into a snapshot that nobody else sees yet.
+
+func (s *Snapshot) setUser(u *User) {
+	if old := s.User(u.ID); old != nil {
+		s.dropUser(old)
+	}
+	s.users.m = s.users.m.Set(u.ID, u)
+	for _, id := range u.Identities {
+		s.index.person = s.index.person.Set(id, u.ID)
+	}
+}
+
+func (s *Snapshot) dropUser(u *User) {
+	s.users.m = s.users.m.Delete(u.ID)
+	for _, id := range u.Identities {
+		s.index.person = s.index.person.Delete(id)
+	}
+}
 
 func (s *Snapshot) setAuthKey(k *AuthKey) {
 	s.authKeys.m = s.authKeys.m.Set(k.ID, k)
@@ -290,6 +301,7 @@ func (tx *Tx) unbury(t *Tombstone) {
 type batch struct {
 	state *State
 	base  *Snapshot
+	begun time.Time
 	work
 	ran      []ran
 	softOnly bool // no commit is to be expected to succeed
@@ -303,7 +315,7 @@ type ran struct {
 
 func (s *State) newBatch() *batch {
 	base := s.Snapshot()
-	return &batch{state: s, base: base, work: work{snap: *base, dirtyNodes: s.owed}}
+	return &batch{state: s, base: base, begun: s.opts.Now(), work: work{snap: *base, dirtyNodes: s.owed}}
 }
 
 // run applies one update to the batch; if it fails the caller is told and the

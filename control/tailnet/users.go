@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"cmp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -17,9 +18,13 @@ const maxText = 255
 // CreateUser adds a user: Name is required, ID and Created are filled in, no
 // Role means member.
 func (tx *Tx) CreateUser(u User) (*User, error) {
-	if err := tx.admin("create users"); err != nil {
+	if err := tx.may(Write(AreaUsers), "create users"); err != nil {
 		return nil, err
 	}
+	return tx.addUser(u)
+}
+
+func (tx *Tx) addUser(u User) (*User, error) {
 	if tx.snap.users.m.Len() >= maxUsers {
 		return nil, Errorf(Exhausted, "there are %d users already, the most a tailnet can have", maxUsers)
 	}
@@ -32,13 +37,18 @@ func (tx *Tx) CreateUser(u User) (*User, error) {
 			return nil, err
 		}
 	}
-	if u.Role == "" {
-		u.Role = policy.Member
+	if other := tx.userNamed(u.Email); u.Email != "" && !strings.Contains(u.Name, "@") && other != nil {
+		return nil, Errorf(Conflict, "user %s (ID %d) has the address %s already", other.Name, other.ID, u.Email)
+	}
+	u.Role = cmp.Or(u.Role, policy.Member)
+	u.Status = cmp.Or(u.Status, UserActive)
+	if err := tx.mayGrant(policy.Member, u.Role); err != nil {
+		return nil, err
 	}
 	tx.snap.lastID.User++
 	u.ID, u.Created = tx.snap.lastID.User, tx.now
 	tx.putUser(&u)
-	tx.audit("user.create", u.label(), Change{"name", "", u.Name}, Change{"role", "", string(u.Role)})
+	tx.audit("user.create", u.label(), userChanges(&User{}, &u)...)
 	return &u, nil
 }
 
@@ -73,25 +83,37 @@ func (tx *Tx) DeleteUser(id UserID) error {
 	if owned > 0 {
 		return Errorf(Conflict, "user %s still owns %d nodes; delete them first (`heddle nodes list --user %s`)", u.Name, owned, u.Name)
 	}
+	if err := tx.keepAnOwner(u); err != nil {
+		return err
+	}
 	for k := range tx.snap.AuthKeys() {
 		if k.Owner == id {
 			tx.dropAuthKey(k)
 		}
 	}
-	tx.snap.users.m = tx.snap.users.m.Delete(id)
+	for k := range tx.snap.APIKeys() {
+		if k.Owner == id {
+			tx.dropAPIKey(k)
+		}
+	}
+	tx.snap.dropUser(u)
 	tx.delta.Users.drop(id)
 	tx.dirtyPolicy = true
 	tx.audit("user.delete", u.label())
 	return nil
 }
 
+// user returns the user whom an admin wants to change, or an error.
 func (tx *Tx) user(id UserID, what string) (*User, error) {
-	if err := tx.admin(what); err != nil {
+	if err := tx.may(Write(AreaUsers), what); err != nil {
 		return nil, err
 	}
 	u := tx.snap.User(id)
 	if u == nil {
 		return nil, Errorf(NotFound, "no user with ID %d", id)
+	}
+	if err := tx.mayGrant(u.Role, policy.Member); err != nil {
+		return nil, err
 	}
 	return u, nil
 }
@@ -113,12 +135,20 @@ func (tx *Tx) checkUserName(name string, id UserID) (string, error) {
 	if isNumber(name) {
 		return "", Errorf(Invalid, "user name %q: only digits would be taken for an ID", name)
 	}
-	for u := range tx.snap.Users() {
-		if u.ID != id && (strings.EqualFold(u.Name, name) || strings.EqualFold(u.Login(), name)) {
-			return "", Errorf(Conflict, "there is a user %s already (ID %d)", u.Name, u.ID)
-		}
+	if u := tx.userNamed(name); u != nil && u.ID != id {
+		return "", Errorf(Conflict, "there is a user %s already (ID %d)", u.Name, u.ID)
 	}
 	return name, nil
+}
+
+// userNamed returns the user who has that name or login, or nil.
+func (tx *Tx) userNamed(name string) *User {
+	for u := range tx.snap.Users() {
+		if strings.EqualFold(u.Name, name) || strings.EqualFold(u.Login(), name) {
+			return u
+		}
+	}
+	return nil
 }
 
 // checkText refuses what would spoil a table, a log line or a page.
