@@ -62,7 +62,7 @@ func (s *Server) turn(ctx context.Context, c *call, ss *session) (leave func(), 
 		case s.hub.maps <- struct{}{}:
 			waiting = false
 		case <-s.hub.wheel.after(keepAliveIn()):
-			if err := s.send(c, s.maps.KeepAlive(ss.viewer)); err != nil {
+			if err := s.send(c, kindKeepAlive, s.maps.KeepAlive(ss.viewer)); err != nil {
 				return nil, err
 			}
 		case <-ss.quit:
@@ -93,7 +93,7 @@ func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.S
 	}
 	m, err := s.maps.Full(snap, ss.viewer, s.now())
 	if err == nil {
-		err = s.send(c, m)
+		err = s.send(c, kindFull, m)
 	}
 	if err != nil {
 		return nil, err
@@ -113,7 +113,9 @@ func (s *Server) update(ctx context.Context, c *call, ss *session, has, next *ta
 	}
 	m, changed, err := s.maps.Delta(has, next, ss.viewer, s.now())
 	if err == nil && changed {
-		err = s.send(c, m)
+		if err = s.send(c, kindDelta, m); err == nil {
+			s.counts.delay(s.now().Sub(has.StaleSince()))
+		}
 	}
 	return changed, err != nil, err
 }

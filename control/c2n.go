@@ -96,6 +96,12 @@ func (c *calls) add(token string, call *c2nCall) bool {
 	return true
 }
 
+func (c *calls) len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
 func (c *calls) remove(token string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

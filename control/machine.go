@@ -125,6 +125,7 @@ func (s *Server) fail(ctx context.Context, c *call, path string, err error) {
 	code := tailnet.CodeOf(err)
 	level, tell := slog.LevelInfo, false
 	switch {
+	s.counts.failed[code].Add(1)
 	case errors.Is(err, tailnet.ErrStopped):
 		level, tell = slog.LevelDebug, true // every client of a server that is told to stop
 	case code == tailnet.Internal, code == tailnet.Unavailable:

@@ -56,7 +56,7 @@ func (s *Server) serveMap(ctx context.Context, c *call, req *tailcfg.MapRequest)
 	if err != nil {
 		return err
 	}
-	return s.send(c, m)
+	return s.send(c, kindFull, m)
 }
 
 // report takes over what a client says of itself. One that changes all the time is
@@ -110,7 +110,7 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 		s.log.Info("a device whose node is gone was told to log in again", "name", t.Name, "node", t.Node, "remote", c.conn.Remote())
 	}
 	v.ID = t.Node
-	if err := s.send(c, s.maps.Gone(t, v, s.now())); err != nil || !req.Stream {
+	if err := s.send(c, kindOther, s.maps.Gone(t, v, s.now())); err != nil || !req.Stream {
 		return err
 	}
 	c.snap, *req = nil, tailcfg.MapRequest{}
@@ -119,7 +119,7 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 	for {
 		select {
 		case <-s.hub.wheel.after(keepAliveIn()):
-			if err := s.send(c, s.maps.KeepAlive(v)); err != nil {
+			if err := s.send(c, kindKeepAlive, s.maps.KeepAlive(v)); err != nil {
 				return err
 			}
 		case <-end.C:
@@ -133,7 +133,7 @@ func (s *Server) serveGone(ctx context.Context, c *call, req *tailcfg.MapRequest
 }
 
 // send writes one message within its deadline.
-func (s *Server) send(c *call, m netmap.Message) error {
+func (s *Server) send(c *call, k kind, m netmap.Message) error {
 	if m.Len() == 0 {
 		return nil
 	}
@@ -163,5 +163,6 @@ func (s *Server) send(c *call, m netmap.Message) error {
 	if err != nil {
 		return errGone // nobody is left to be told
 	}
+	s.counts.sent[k].add(m.Len())
 	return nil
 }

@@ -29,6 +29,7 @@ func (s *Server) register(ctx context.Context, c *call, req *tailcfg.RegisterReq
 	case errors.Is(err, tailnet.ErrStaleKey):
 		resp = &tailcfg.RegisterResponse{NodeKeyExpired: true}
 	default:
+		s.counts.logins[loginRefused].Add(1)
 		if s.throttle.told.allow("login" + c.cause()) {
 			s.log.Info("login refused", "machine", c.machine.ShortString(), "node_key", k.ShortString(), "remote", c.conn.Remote(), "err", err)
 		}
@@ -175,6 +176,7 @@ func (s *Server) loginWithAuthKey(ctx context.Context, c *call, req *tailcfg.Reg
 	if err != nil {
 		return nil, err
 	}
+	s.counts.logins[loginAuthKey].Add(1)
 	return s.welcome(snap, c.machine, req.NodeKey)
 }
 
@@ -184,6 +186,9 @@ func (s *Server) sendToPage(c *call, r tailnet.Registration) (*tailcfg.RegisterR
 	l, fresh, err := s.pending.Start(r, c.conn.Remote())
 	if err != nil {
 		return nil, errBusy
+	}
+	if fresh {
+		s.counts.logins[loginWaits].Add(1)
 	}
 	if fresh && s.throttle.logins.allow(pending.Group(c.conn.Remote())) {
 		s.log.Info("login waits for approval", "hostname", l.Registration.Hostinfo.Hostname, "machine", c.machine.ShortString(), "remote", c.conn.Remote())
@@ -249,6 +254,7 @@ func (s *Server) CompleteLogin(ctx context.Context, a tailnet.Actor, id string, 
 			return err
 		}
 		n = snap.NodeByKey(r.Key)
+		s.counts.logins[loginApproved].Add(1)
 		return nil
 	})
 	if err == nil && n == nil {

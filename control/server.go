@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"heddle/control/netmap"
@@ -69,6 +68,9 @@ type Options struct {
 	Now       func() time.Time // nil means time.Now
 	Limits    Limits
 }
+	// Delay is told, for each change that a stream sends, how long that took since the writer
+	// took the change up; nil: nobody asks.
+	Delay func(time.Duration)
 
 // Server is the clients' side of heddle. Make one with New, mount its Routes,
 // and let Run run as long as it serves.
@@ -119,21 +121,6 @@ func newThrottle(l Limits, now func() time.Time) throttle {
 	}
 }
 
-// counters are for Stats.
-type counters struct {
-	slow, replaced, held, unheard atomic.Int64
-}
-
-// Stats are numbers for operators. All but Streams and Pending only grow.
-type Stats struct {
-	Streams  int   // map streams that are open
-	Pending  int   // logins in the table
-	Slow     int64 // streams ended because the client did not read
-	Replaced int64 // streams ended because the node opened another
-	Held     int64 // streams that had to wait because two devices share keys
-	Unheard  int64 // times that a subnet router stopped answering its probe
-}
-
 // New returns a Server. It starts nothing.
 func New(o Options) *Server {
 	if o.Log == nil {
@@ -163,6 +150,9 @@ func New(o Options) *Server {
 		Log:     o.Log,
 		Limits:  l.Noise,
 	})
+	if s.counts.delay = o.Delay; o.Delay == nil {
+		s.counts.delay = func(time.Duration) {}
+	}
 	return s
 }
 
@@ -195,15 +185,6 @@ func (s *Server) Run(ctx context.Context) error {
 	s.hub.wait()
 	s.pings.Wait()
 	return err
-}
-
-// Stats returns the current numbers.
-func (s *Server) Stats() Stats {
-	return Stats{
-		Streams: s.hub.len(), Pending: s.pending.Len(),
-		Slow: s.counts.slow.Load(), Replaced: s.counts.replaced.Load(),
-		Held: s.counts.held.Load(), Unheard: s.counts.unheard.Load(),
-	}
 }
 
 // serveKey tells the Noise key that clients must find at the other end.

@@ -86,7 +86,7 @@ func (s *Server) hold(ctx context.Context, c *call, ss, live *session) bool {
 		s.log.Warn("two devices use the keys of one node and take turns; log one of them out and in again",
 			"node", ss.node, "remote", c.conn.Remote(), "other", live.conn.Remote())
 	}
-	if s.send(c, s.maps.KeepAlive(ss.viewer)) != nil {
+	if s.send(c, kindKeepAlive, s.maps.KeepAlive(ss.viewer)) != nil {
 		return false
 	}
 	// If the other stream is only what is left of this client's last
@@ -139,13 +139,14 @@ func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.
 			}
 		}
 		var m netmap.Message
+		k := kindOther
 		select {
 		case <-current.over:
 			continue
 		case x := <-ss.extras:
 			m = s.maps.Extra(ss.viewer, x)
 		case <-alive:
-			m = s.maps.KeepAlive(ss.viewer)
+			m, k = s.maps.KeepAlive(ss.viewer), kindKeepAlive
 		case <-ss.quit:
 			s.counts.replaced.Add(1)
 			return nil
@@ -213,7 +214,7 @@ func (s *Server) bid(ctx context.Context, c *call, ss *session, now *tailnet.Nod
 	if grave == nil {
 		return nil
 	}
-	return s.send(c, s.maps.Gone(grave, ss.viewer, s.now()))
+	return s.send(c, kindOther, s.maps.Gone(grave, ss.viewer, s.now()))
 }
 
 // drain keeps a stream open, but silent, until it is its turn to end: the

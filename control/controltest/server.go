@@ -42,6 +42,7 @@ type Config struct {
 	Limits   control.Limits
 	Log      *slog.Logger // default: discards
 	NoiseKey key.MachinePrivate
+	Delay    func(time.Duration)
 }
 
 // Server is a control server with everything below it.
@@ -57,6 +58,8 @@ type Server struct {
 	ln     *listener
 	stop   func() error
 }
+
+var serverURL = &url.URL{Scheme: "http", Host: "heddle.test"}
 
 // Start runs a server until the test ends.
 func Start(t testing.TB, c Config) *Server {
@@ -75,6 +78,7 @@ func Start(t testing.TB, c Config) *Server {
 	o.EphemeralTimeout = cmp.Or(o.EphemeralTimeout, time.Hour)
 	o.KeyExpiry = cmp.Or(o.KeyExpiry, 180*24*time.Hour)
 	o.Log = c.Log
+	o.SSHCheckURL = control.SSHCheckURL(serverURL)
 	s := &Server{t: t, config: c, Key: c.NoiseKey.Public()}
 	s.start()
 	t.Cleanup(s.Stop)
@@ -87,7 +91,7 @@ func (s *Server) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	u := &url.URL{Scheme: "http", Host: "heddle.test"}
+	u := serverURL
 	s.Maps = netmap.NewEncoder(netmap.Options{ServerURL: u.String(), Log: s.config.Log})
 	ctl := control.New(control.Options{
 		State:     state,
@@ -96,6 +100,7 @@ func (s *Server) start() {
 		ServerURL: u,
 		Log:       s.config.Log,
 		Limits:    s.config.Limits,
+		Delay:     s.config.Delay,
 	})
 	r := chi.NewRouter()
 	ctl.Routes(r)

@@ -89,6 +89,7 @@ type Server struct {
 	known     *crowd[key.MachinePublic]
 
 	refused atomic.Int64 // when a refusal was last logged, in Unix seconds
+	counts  counters
 
 	serving sync.WaitGroup
 	mu      sync.Mutex
@@ -142,6 +143,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // refuse answers a bad upgrade request.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	s.counts.refused.Add(1)
 	level := slog.LevelDebug
 	if now := time.Now().Unix(); s.refused.Swap(now) != now {
 		level = slog.LevelInfo // scanners and floods get one line a second
@@ -229,10 +231,12 @@ func (s *Server) start(c *Conn) bool {
 		Handler: s.opts.Handler, Context: ctx, Remote: c.remote.String(), Idle: s.limits.Idle, Log: s.log,
 	})
 	s.conns[c] = struct{}{}
+	s.counts.accepted.Add(1)
 	evicted := s.admit(c)
 	s.serving.Go(func() {
 		defer s.forget(c)
 		if evicted != nil {
+			s.counts.evicted.Add(1)
 			s.log.Info("too many connections: the oldest is closed", "remote", evicted.remote, "machine", evicted.Peer().ShortString())
 			evicted.Close()
 		}
@@ -307,6 +311,31 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.serving.Wait()
 	return nil
+}
+
+// counters are for Stats.
+type counters struct {
+	accepted, refused, evicted atomic.Int64
+}
+
+// Stats are numbers for operators. Open and Strangers are those of the present, the others only grow.
+type Stats struct {
+	Open      int   // connections
+	Strangers int   // those of them whose machine owns no node
+	Accepted  int64 // handshakes that succeeded
+	Refused   int64 // upgrade requests that were refused
+	Evicted   int64 // connections that made room for others
+}
+
+// Stats returns the current numbers.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	open := len(s.conns)
+	s.mu.Unlock()
+	return Stats{
+		Open: open, Strangers: s.strangers.len(),
+		Accepted: s.counts.accepted.Load(), Refused: s.counts.refused.Load(), Evicted: s.counts.evicted.Load(),
+	}
 }
 
 // group is what counts as one address: hosts choose freely within an IPv6 /64.
