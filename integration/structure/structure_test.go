@@ -61,6 +61,7 @@ var table = map[string]rule{
 	"cmd/heddle/textdiff":         {nil, slices.Concat(storage, wire, clock)},
 	"cmd/heddle/serve":            {[]string{"*"}, storage},
 	"cmd/demo":                    {[]string{"*"}, storage},
+	"cmd/heddle/serve/metrics":    {[]string{"control", "control/netmap", "control/tailnet", "derp"}, storage},
 	"integration":                 {[]string{"proto/heddle/v1", "integration/lab", "integration/stock"}, storage},
 	"integration/lab":             {nil, storage},
 	"integration/stock":           {[]string{"integration/lab"}, storage},
