@@ -5,12 +5,17 @@
 package oidc
 
 import (
+	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"heddle/control/tailnet"
+
+	"golang.org/x/oauth2"
 )
 
 // A Config is one provider and what is asked of the people who log in there.
@@ -49,14 +54,6 @@ type Claims struct {
 	Role   string // the name of a role, or a list that may hold some
 }
 
-// Limits bound the logins that people have begun. Zero fields take the defaults.
-type Limits struct {
-	Total   int           // default 10000; beyond it the oldest is forgotten
-	PerAddr int           // of one address (IPv6: one /64); default 200, beyond it more are refused
-	Life    time.Duration // default 15 minutes
-	Again   time.Duration // how long a finished login can be told again; default 5 minutes
-}
-
 // Options are what New needs.
 type Options struct {
 	Providers []Config
@@ -79,47 +76,137 @@ type Login struct {
 	Profile  tailnet.Profile
 	AuthTime time.Time // when the provider saw the person authenticate; zero if it does not say
 	Then     string    // as given to Begin
-	Fresh    bool      // as given to Begin; AuthTime is after it then
+	Fresh    bool      // as given to Begin; the person authenticated after it then
 	Again    bool      // a reload: whatever follows a login happened already
 }
 
 // Providers logs people in. Its methods may be called concurrently.
 type Providers struct {
-	opts Options
+	opts   Options
+	list   []*provider
+	byName map[string]*provider
+	flows  *flows
 }
 
 // New returns the providers. It contacts none of them and starts nothing.
-func New(o Options) *Providers { return &Providers{opts: o} }
+func New(o Options) *Providers {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Providers{opts: o, byName: map[string]*provider{}, flows: newFlows(o.Limits, o.Now)}
+	client := newClient(o.Transport)
+	for _, c := range o.Providers {
+		one := newProvider(c, client, o.Now)
+		p.list = append(p.list, one)
+		p.byName[c.Name] = one
+	}
+	return p
+}
 
 // List returns the providers in the order of the configuration.
 func (p *Providers) List() []Info {
 	var list []Info
-	for _, c := range p.opts.Providers {
-		list = append(list, Info{Name: c.Name, Label: c.Label})
+	for _, one := range p.list {
+		list = append(list, Info{Name: one.Name, Label: one.Label})
 	}
 	return list
 }
 
-// Trouble tells why a provider could not be reached the last time that it was needed; nil if it
+// Trouble tells why a provider could not be used the last time that it was needed; nil if it
 // answered, was not needed yet, or does not exist. It never waits.
-func (p *Providers) Trouble(name string) error { return nil }
+func (p *Providers) Trouble(name string) error {
+	one := p.byName[name]
+	if one == nil {
+		return nil
+	}
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	return one.trouble
+}
+
+// maxThen bounds Login.Then, which strangers make the table keep.
+const maxThen = 512
 
 // Begin sends the browser to a provider and binds the login to this browser by a cookie. then
-// comes back with the Login: at most 512 bytes, and no URL to redirect to, unless the caller checks it. With
-// fresh the person must authenticate anew, even with a session at the provider.
+// comes back with the Login: at most 512 bytes that say what the login is for, such as an ID. It is nowhere
+// a place to redirect to. With fresh the person must authenticate anew, even with a session at the provider.
 //
-// If it fails, the error is a *tailnet.Error: NotFound (no such provider), Unavailable (it does not answer),
-// Exhausted (too many logins have begun at this address). It is logged, and the answer is left to the caller.
+// Errors are of type *tailnet.Error: NotFound (no such provider), Unavailable (it does not answer),
+// Exhausted (too many logins were begun at this address). They are logged here, and nothing
+// was answered.
 func (p *Providers) Begin(w http.ResponseWriter, r *http.Request, provider, then string, fresh bool) error {
-	return tailnet.Errorf(tailnet.NotFound, "there is no way to log in called %.40q", provider)
+	err := p.begin(w, r, provider, then, fresh)
+	if err != nil {
+		p.logFailure("login not begun", provider, r, err)
+	}
+	return err
+}
+
+func (p *Providers) begin(w http.ResponseWriter, r *http.Request, name, then string, fresh bool) error {
+	one := p.byName[name]
+	if one == nil {
+		return tailnet.Errorf(tailnet.NotFound, "there is no way to log in called %.40q here: begin anew", name)
+	}
+	if len(then) > maxThen {
+		return tailnet.Errorf(tailnet.Invalid, "this login says too much about what it is for: begin anew")
+	}
+	m, err := one.discover(r.Context())
+	if err != nil {
+		return err
+	}
+	browser := p.browser(r)
+	if browser == "" {
+		browser = rand.Text()
+	}
+	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
+	f := &flow{
+		state: rand.Text(), nonce: rand.Text(), verifier: oauth2.GenerateVerifier(),
+		provider: one, then: strings.Clone(then), fresh: fresh,
+		browser: digestOf(browser), from: group(ap.Addr()),
+	}
+	if err := p.flows.add(f); err != nil {
+		return err
+	}
+	p.setBrowser(w, browser)
+	noStore(w)
+	http.Redirect(w, r, one.authURL(m, f, p.opts.Redirect.String()), http.StatusSeeOther)
+	return nil
 }
 
 // Finish handles what the provider sent the browser back with. The same URL in the same browser
-// gives the same Login, or error, for some minutes.
+// gives the same Login, or error, for some minutes. It writes nothing but headers.
 //
-// Errors are a *tailnet.Error and are logged already: Invalid (no login of ours, or too old),
-// Denied (another browser's, cancelled, not to be trusted, or may not join), Unavailable (the provider does not answer;
-// loading the page again may help).
+// Errors are of type *tailnet.Error, and are logged here: Invalid (no login of ours, or too old),
+// Denied (another browser's, cancelled, not to be trusted, or the person may not join), Internal (the
+// provider rejects us), Unavailable (it does not answer; loading the page again may help), Exhausted.
 func (p *Providers) Finish(w http.ResponseWriter, r *http.Request) (Login, error) {
-	return Login{}, tailnet.Errorf(tailnet.Invalid, "this login is not known here: begin anew")
+	noStore(w) // the code is in the URL
+	q := r.URL.Query()
+	back, err := readAnswer(q)
+	if err != nil {
+		p.logFailure("login refused", "", r, err)
+		return Login{}, err
+	}
+	f, end, err := p.flows.claim(r.Context(), back.state, digestOf(p.browser(r)), back.digest())
+	if err != nil {
+		p.logFailure("login refused", "", r, err)
+		return Login{}, err
+	}
+	if end != nil {
+		login := end.login
+		login.Again = end.err == nil
+		return login, end.err
+	}
+	defer func() { p.flows.settle(f, end) }()
+	login, err := p.finish(r, f, back)
+	if err != nil {
+		p.logFailure("login refused", f.provider.Name, r, err)
+	}
+	if err == nil || tailnet.CodeOf(err) != tailnet.Unavailable {
+		end = &ending{answer: back.digest(), login: login, err: err}
+	}
+	return login, err
 }
