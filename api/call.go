@@ -74,6 +74,7 @@ var grpcCodes = map[tailnet.Code]codes.Code{
 	tailnet.Invalid:     codes.InvalidArgument,
 	tailnet.NotFound:    codes.NotFound,
 	tailnet.Conflict:    codes.FailedPrecondition,
+	tailnet.Changed:     codes.Aborted,
 	tailnet.Denied:      codes.PermissionDenied,
 	tailnet.Exhausted:   codes.ResourceExhausted,
 	tailnet.Unavailable: codes.Unavailable,

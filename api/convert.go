@@ -24,7 +24,7 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 }
 
 func protoUser(u *tailnet.User) *v1.User {
-	return &v1.User{
+	out := &v1.User{
 		Id:            uint64(u.ID),
 		Name:          u.Name,
 		CreatedAt:     timestamp(u.Created),
@@ -32,7 +32,16 @@ func protoUser(u *tailnet.User) *v1.User {
 		Email:         u.Email,
 		ProfilePicUrl: u.PictureURL,
 		Role:          string(u.Role),
+		Status:        string(u.Status),
+		Groups:        u.Groups,
 	}
+	for _, i := range u.Identities {
+		out.Identities = append(out.Identities, &v1.Identity{Issuer: i.Issuer, Subject: i.Subject})
+	}
+	if len(u.Identities) > 0 {
+		out.Provider, out.ProviderId = "oidc", u.Identities[0].Issuer+"/"+u.Identities[0].Subject
+	}
+	return out
 }
 
 // owner returns the user with that ID, the stand-in for tagged nodes if it is
@@ -68,6 +77,8 @@ func (s *Server) protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
 		AvailableRoutes: texts(n.Advertised()),
 		SubnetRoutes:    texts(carried(snap, n)),
 		Tags:            n.Tags,
+		ForcedTags:      n.Tags,
+		ValidTags:       n.Tags,
 		DnsName:         strings.TrimSuffix(snap.FQDN(n), "."),
 		StableId:        string(n.StableID),
 		Ephemeral:       n.Ephemeral,
@@ -76,6 +87,9 @@ func (s *Server) protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
 		ClientVersion:   h.IPNVersion,
 		Endpoints:       texts(n.Report.Endpoints),
 		HomeDerp:        uint32(max(0, n.Report.HomeDERP)),
+
+		PendingApproval:   n.Pending,
+		KeyExpiryDisabled: n.NoExpiry || n.Tagged(),
 	}
 	for _, p := range n.Addrs.Prefixes() {
 		out.IpAddresses = append(out.IpAddresses, p.Addr().String())
@@ -166,6 +180,8 @@ func (s *Server) protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.Pr
 		LastUsed:    timestamp(k.Used),
 		RevokedAt:   timestamp(k.Revoked),
 		State:       keyState(k.Revoked, k.Expires, s.opts.Now()),
+
+		Preauthorized: k.Approved,
 	}
 	if out.State == keyValid && out.Used && !k.Reusable {
 		out.State = keyUsed
@@ -176,17 +192,23 @@ func (s *Server) protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.Pr
 	return out
 }
 
-func (s *Server) protoAPIKey(k *tailnet.APIKey) *v1.ApiKey {
-	return &v1.ApiKey{
-		Id:         uint64(k.ID),
-		Prefix:     k.Public,
-		Expiration: timestamp(k.Expires),
-		CreatedAt:  timestamp(k.Created),
-		LastSeen:   timestamp(k.LastUsed),
-		Role:       string(k.Role),
-		RevokedAt:  timestamp(k.Revoked),
-		State:      keyState(k.Revoked, k.Expires, s.opts.Now()),
+func (s *Server) protoAPIKey(snap *tailnet.Snapshot, k *tailnet.APIKey) *v1.ApiKey {
+	out := &v1.ApiKey{
+		Id:          uint64(k.ID),
+		Prefix:      k.Public,
+		Expiration:  timestamp(k.Expires),
+		CreatedAt:   timestamp(k.Created),
+		LastSeen:    timestamp(k.LastUsed),
+		Role:        string(k.Role),
+		RevokedAt:   timestamp(k.Revoked),
+		State:       keyState(k.Revoked, k.Expires, s.opts.Now()),
+		Scopes:      k.Scopes,
+		Description: k.Description,
 	}
+	if u := snap.User(k.Owner); u != nil {
+		out.User = protoUser(u)
+	}
+	return out
 }
 
 func protoDNS(d *tailnet.DNS) *v1.DNS {

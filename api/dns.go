@@ -35,12 +35,20 @@ func (s dns) GetDNS(context.Context, *v1.GetDNSRequest) (*v1.GetDNSResponse, err
 			fixed.Paths = append(fixed.Paths, f.path)
 		}
 	}
-	return &v1.GetDNSResponse{Dns: protoDNS(snap.DNS()), Settings: protoDNS(&snap.Settings().DNS), Fixed: fixed}, nil
+	return &v1.GetDNSResponse{Dns: protoDNS(snap.DNS()), Settings: protoDNS(&snap.Settings().DNS), Fixed: fixed, Etag: dnsETag(snap)}, nil
 }
 
-// change runs fn on the tailnet's settings and returns what is in force then.
-func (s dns) change(ctx context.Context, fn func(*tailnet.DNS) error) (*v1.DNS, error) {
+// dnsETag names the DNS settings of a snapshot, those in force and the tailnet's own.
+func dnsETag(snap *tailnet.Snapshot) string {
+	return etagOf(&v1.GetDNSResponse{Dns: protoDNS(snap.DNS()), Settings: protoDNS(&snap.Settings().DNS)})
+}
+
+// change runs fn on the tailnet's settings, if they are those that ifMatch names, and returns what is in force then.
+func (s dns) change(ctx context.Context, ifMatch string, fn func(*tailnet.DNS) error) (d *v1.DNS, etag string, err error) {
 	snap, err := s.update(ctx, func(tx *tailnet.Tx) error {
+		if err := matchETag(ifMatch, dnsETag(tx.Snapshot()), "the DNS settings"); err != nil {
+			return err
+		}
 		// What the config fixes has to be given back as it is; of the records in
 		// force only some are the tailnet's own.
 		d := *tx.Snapshot().DNS()
@@ -51,9 +59,9 @@ func (s dns) change(ctx context.Context, fn func(*tailnet.DNS) error) (*v1.DNS, 
 		return tx.SetDNS(d)
 	})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return protoDNS(snap.DNS()), nil
+	return protoDNS(snap.DNS()), dnsETag(snap), nil
 }
 
 func (s dns) UpdateDNS(ctx context.Context, req *v1.UpdateDNSRequest) (*v1.UpdateDNSResponse, error) {
@@ -61,7 +69,7 @@ func (s dns) UpdateDNS(ctx context.Context, req *v1.UpdateDNSRequest) (*v1.Updat
 	if len(req.GetUpdateMask().GetPaths()) == 0 {
 		return nil, tailnet.Errorf(tailnet.Invalid, "update_mask must say which settings to change")
 	}
-	out, err := s.change(ctx, func(d *tailnet.DNS) error {
+	out, etag, err := s.change(ctx, req.GetIfMatch(), func(d *tailnet.DNS) error {
 		for _, path := range req.GetUpdateMask().GetPaths() {
 			switch path {
 			case "magic_dns":
@@ -93,7 +101,7 @@ func (s dns) UpdateDNS(ctx context.Context, req *v1.UpdateDNSRequest) (*v1.Updat
 	if err != nil {
 		return nil, err
 	}
-	return &v1.UpdateDNSResponse{Dns: out}, nil
+	return &v1.UpdateDNSResponse{Dns: out, Etag: etag}, nil
 }
 
 func (s dns) SetSplitDNS(ctx context.Context, req *v1.SetSplitDNSRequest) (*v1.SetSplitDNSResponse, error) {
@@ -101,7 +109,7 @@ func (s dns) SetSplitDNS(ctx context.Context, req *v1.SetSplitDNSRequest) (*v1.S
 		return nil, tailnet.Errorf(tailnet.Invalid, "a domain is either removed or given nameservers")
 	}
 	domain := domainName(req.GetDomain())
-	out, err := s.change(ctx, func(d *tailnet.DNS) error {
+	out, etag, err := s.change(ctx, req.GetIfMatch(), func(d *tailnet.DNS) error {
 		split := maps.Clone(d.Split)
 		if split == nil {
 			split = map[string][]string{}
@@ -120,7 +128,7 @@ func (s dns) SetSplitDNS(ctx context.Context, req *v1.SetSplitDNSRequest) (*v1.S
 	if err != nil {
 		return nil, err
 	}
-	return &v1.SetSplitDNSResponse{Dns: out}, nil
+	return &v1.SetSplitDNSResponse{Dns: out, Etag: etag}, nil
 }
 
 func (s dns) AddDNSRecord(ctx context.Context, req *v1.AddDNSRecordRequest) (*v1.AddDNSRecordResponse, error) {
@@ -128,7 +136,7 @@ func (s dns) AddDNSRecord(ctx context.Context, req *v1.AddDNSRecordRequest) (*v1
 		return nil, tailnet.Errorf(tailnet.Invalid, "no record given")
 	}
 	want := record(req.GetRecord())
-	out, err := s.change(ctx, func(d *tailnet.DNS) error {
+	out, etag, err := s.change(ctx, req.GetIfMatch(), func(d *tailnet.DNS) error {
 		if !slices.ContainsFunc(d.Records, func(r tailnet.DNSRecord) bool { return matches(r, want) }) {
 			d.Records = append(d.Records, want)
 		}
@@ -137,7 +145,7 @@ func (s dns) AddDNSRecord(ctx context.Context, req *v1.AddDNSRecordRequest) (*v1
 	if err != nil {
 		return nil, err
 	}
-	return &v1.AddDNSRecordResponse{Dns: out}, nil
+	return &v1.AddDNSRecordResponse{Dns: out, Etag: etag}, nil
 }
 
 func (s dns) RemoveDNSRecord(ctx context.Context, req *v1.RemoveDNSRecordRequest) (*v1.RemoveDNSRecordResponse, error) {
@@ -145,7 +153,7 @@ func (s dns) RemoveDNSRecord(ctx context.Context, req *v1.RemoveDNSRecordRequest
 		return nil, tailnet.Errorf(tailnet.Invalid, "the name of the record is missing")
 	}
 	want := record(req.GetRecord())
-	out, err := s.change(ctx, func(d *tailnet.DNS) error {
+	out, etag, err := s.change(ctx, req.GetIfMatch(), func(d *tailnet.DNS) error {
 		before := len(d.Records)
 		d.Records = slices.DeleteFunc(d.Records, func(r tailnet.DNSRecord) bool { return matches(r, want) })
 		if len(d.Records) == before {
@@ -157,7 +165,7 @@ func (s dns) RemoveDNSRecord(ctx context.Context, req *v1.RemoveDNSRecordRequest
 	if err != nil {
 		return nil, err
 	}
-	return &v1.RemoveDNSRecordResponse{Dns: out}, nil
+	return &v1.RemoveDNSRecordResponse{Dns: out, Etag: etag}, nil
 }
 
 // record returns r as the model writes records; what is wrong with it is for

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
-	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -69,7 +68,7 @@ func (s preAuthKeys) CreatePreAuthKey(ctx context.Context, req *v1.CreatePreAuth
 		}
 		secret, key, err = tx.CreateAuthKey(tailnet.AuthKeySpec{
 			Owner: user, Tags: req.GetAclTags(), Reusable: req.GetReusable(), Ephemeral: req.GetEphemeral(),
-			Description: req.GetDescription(), Expires: until,
+			Description: req.GetDescription(), Expires: until, Approved: req.GetPreauthorized(),
 		})
 		return err
 	})
@@ -100,15 +99,26 @@ func (s preAuthKeys) ListPreAuthKeys(ctx context.Context, req *v1.ListPreAuthKey
 	return resp, nil
 }
 
+// authKeyRef is how a request names an auth key.
+type authKeyRef interface {
+	GetId() uint64
+	GetKey() string
+	GetUser() string
+}
+
 // findAuthKey returns the key that a request names by ID or text.
-func findAuthKey(snap *tailnet.Snapshot, id uint64, text string) (tailnet.AuthKeyID, error) {
-	if k := snap.AuthKey(tailnet.AuthKeyID(id)); id != 0 && k != nil {
+func findAuthKey(snap *tailnet.Snapshot, req authKeyRef) (tailnet.AuthKeyID, error) {
+	user, err := optionalUser(snap, req.GetUser())
+	if err != nil {
+		return 0, err
+	}
+	if k := snap.AuthKey(tailnet.AuthKeyID(req.GetId())); k != nil && (user == 0 || k.Owner == user) {
 		return k.ID, nil
 	}
-	if text != "" {
+	if text := req.GetKey(); text != "" {
 		name := public(text, authKeyPrefix)
 		for k := range snap.AuthKeys() {
-			if k.Public == name {
+			if k.Public == name && (user == 0 || k.Owner == user) {
 				return k.ID, nil
 			}
 		}
@@ -118,7 +128,7 @@ func findAuthKey(snap *tailnet.Snapshot, id uint64, text string) (tailnet.AuthKe
 
 func (s preAuthKeys) ExpirePreAuthKey(ctx context.Context, req *v1.ExpirePreAuthKeyRequest) (*v1.ExpirePreAuthKeyResponse, error) {
 	_, err := s.update(ctx, func(tx *tailnet.Tx) error {
-		id, err := findAuthKey(tx.Snapshot(), req.GetId(), req.GetKey())
+		id, err := findAuthKey(tx.Snapshot(), req)
 		if err != nil {
 			return err
 		}
@@ -132,7 +142,7 @@ func (s preAuthKeys) ExpirePreAuthKey(ctx context.Context, req *v1.ExpirePreAuth
 
 func (s preAuthKeys) DeletePreAuthKey(ctx context.Context, req *v1.DeletePreAuthKeyRequest) (*v1.DeletePreAuthKeyResponse, error) {
 	_, err := s.update(ctx, func(tx *tailnet.Tx) error {
-		id, err := findAuthKey(tx.Snapshot(), req.GetId(), req.GetKey())
+		id, err := findAuthKey(tx.Snapshot(), req)
 		if err != nil {
 			return err
 		}
@@ -154,27 +164,29 @@ func (s apiKeys) CreateApiKey(ctx context.Context, req *v1.CreateApiKeyRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if role == "" {
-		role = policy.Admin
-	}
 	var secret string
 	var key *tailnet.APIKey
-	_, err = s.update(ctx, func(tx *tailnet.Tx) error {
+	snap, err := s.update(ctx, func(tx *tailnet.Tx) error {
+		user, err := optionalUser(tx.Snapshot(), req.GetUser())
+		if err != nil {
+			return err
+		}
 		until, err := expires(req, tx.Now(), defaultAPIKeyLife)
 		if err != nil {
 			return err
 		}
-		secret, key, err = tx.CreateAPIKey(tailnet.APIKeySpec{Role: role, Expires: until})
+		secret, key, err = tx.CreateAPIKey(tailnet.APIKeySpec{Owner: user, Role: role, Scopes: req.GetScopes(), Description: req.GetDescription(), Expires: until})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &v1.CreateApiKeyResponse{ApiKey: secret, Key: s.protoAPIKey(key)}, nil
+	return &v1.CreateApiKeyResponse{ApiKey: secret, Key: s.protoAPIKey(snap, key)}, nil
 }
 
 func (s apiKeys) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*v1.ListApiKeysResponse, error) {
-	list, next, err := page(req, s.snapshot().APIKeys(),
+	snap := s.snapshot()
+	list, next, err := page(req, snap.APIKeys(),
 		func(k *tailnet.APIKey) tailnet.APIKeyID { return k.ID },
 		func(*tailnet.APIKey) bool { return true })
 	if err != nil {
@@ -182,7 +194,7 @@ func (s apiKeys) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*
 	}
 	resp := &v1.ListApiKeysResponse{NextPageToken: next}
 	for _, k := range list {
-		resp.ApiKeys = append(resp.ApiKeys, s.protoAPIKey(k))
+		resp.ApiKeys = append(resp.ApiKeys, s.protoAPIKey(snap, k))
 	}
 	return resp, nil
 }

@@ -192,6 +192,11 @@ func parsePrefixes(list []string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
+func (s nodes) RegisterNode(ctx context.Context, req *v1.RegisterNodeRequest) (*v1.RegisterNodeResponse, error) {
+	n, err := s.admit(ctx, req.GetUser(), req.GetKey())
+	return &v1.RegisterNodeResponse{Node: n}, err
+}
+
 func (s nodes) ListRoutes(ctx context.Context, req *v1.ListRoutesRequest) (*v1.ListRoutesResponse, error) {
 	snap := s.snapshot()
 	if req.GetNode() != "" {

@@ -109,7 +109,7 @@ func TestPolicyHistory(t *testing.T) {
 		wantCode(t, err, codes.NotFound, "heddle policy history")
 	}
 	_, err = c.RollbackPolicy(ctx, &v1.RollbackPolicyRequest{Version: revisions[1], IfMatch: etags[2]})
-	wantCode(t, err, codes.FailedPrecondition, "changed")
+	wantCode(t, err, codes.Aborted, "changed")
 	back, err := c.RollbackPolicy(ctx, &v1.RollbackPolicyRequest{Version: revisions[1], IfMatch: etags[4]})
 	if err != nil || back.GetEtag() != etags[1] || fmt.Sprint(back.GetFromRevision()) != revisions[1] || fmt.Sprint(back.GetRevision()) == revisions[1] {
 		t.Errorf("%v, %v", back, err)
@@ -164,7 +164,7 @@ func TestDryRun(t *testing.T) {
 	}
 	req.IfMatch = "abc"
 	_, err = remote.SetPolicy(auditor, req)
-	wantCode(t, err, codes.FailedPrecondition, "changed")
+	wantCode(t, err, codes.Aborted, "changed")
 	req.IfMatch, req.DryRun = "", false
 	_, err = remote.SetPolicy(auditor, req)
 	wantCode(t, err, codes.PermissionDenied, "admin")

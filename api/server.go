@@ -123,18 +123,24 @@ func (s *Server) newGRPC(identify identifier, opts ...grpc.ServerOption) *grpc.S
 		grpc.UnaryInterceptor(s.unary(identify)),
 		grpc.StreamInterceptor(s.stream(identify)),
 	)...)
-	v1.RegisterUserServiceServer(g, users{Server: s})
-	v1.RegisterNodeServiceServer(g, nodes{Server: s})
-	v1.RegisterPreAuthKeyServiceServer(g, preAuthKeys{Server: s})
-	v1.RegisterApiKeyServiceServer(g, apiKeys{Server: s})
-	v1.RegisterAuthServiceServer(g, auth{Server: s})
-	v1.RegisterPolicyServiceServer(g, policies{Server: s})
-	v1.RegisterDNSServiceServer(g, dns{Server: s})
-	v1.RegisterDERPServiceServer(g, derp{Server: s})
-	v1.RegisterHealthServiceServer(g, healthOf{Server: s})
-	v1.RegisterDebugServiceServer(g, debugOf{Server: s})
+	s.register(g)
 	healthv1.RegisterHealthServer(g, s.health)
 	return g
+}
+
+// register adds the services of the contract.
+func (s *Server) register(to grpc.ServiceRegistrar) {
+	v1.RegisterUserServiceServer(to, users{Server: s})
+	v1.RegisterNodeServiceServer(to, nodes{Server: s})
+	v1.RegisterPreAuthKeyServiceServer(to, preAuthKeys{Server: s})
+	v1.RegisterApiKeyServiceServer(to, apiKeys{Server: s})
+	v1.RegisterAuthServiceServer(to, auth{Server: s})
+	v1.RegisterPolicyServiceServer(to, policies{Server: s})
+	v1.RegisterDNSServiceServer(to, dns{Server: s})
+	v1.RegisterSettingsServiceServer(to, settings{Server: s})
+	v1.RegisterDERPServiceServer(to, derp{Server: s})
+	v1.RegisterHealthServiceServer(to, healthOf{Server: s})
+	v1.RegisterDebugServiceServer(to, debugOf{Server: s})
 }
 
 // ServeSocket serves l, a unix socket, until ctx ends, and closes it. Whoever

@@ -16,21 +16,27 @@ type auth struct {
 }
 
 func (s auth) AuthRegister(ctx context.Context, req *v1.AuthRegisterRequest) (*v1.AuthRegisterResponse, error) {
-	if req.GetAuthId() == "" || req.GetUser() == "" {
+	n, err := s.admit(ctx, req.GetUser(), req.GetAuthId())
+	return &v1.AuthRegisterResponse{Node: n}, err
+}
+
+// admit lets the device that waits under id join as user's.
+func (s *Server) admit(ctx context.Context, user, id string) (*v1.Node, error) {
+	if id == "" || user == "" {
 		return nil, tailnet.Errorf(tailnet.Invalid, "give both the user and the ID (the code at the end of the URL) of the device's login page")
 	}
-	u, err := s.snapshot().ParseUserRef(req.GetUser())
+	u, err := s.snapshot().ParseUserRef(user)
 	if err != nil {
 		return nil, err
 	}
 	if s.opts.Pending == nil {
 		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under this ID")
 	}
-	n, err := s.opts.Pending.CompleteLogin(ctx, actorOf(ctx), req.GetAuthId(), u.ID, tailnet.ByCLI)
+	n, err := s.opts.Pending.CompleteLogin(ctx, actorOf(ctx), id, u.ID, tailnet.ByCLI)
 	if err != nil {
 		return nil, err
 	}
-	return &v1.AuthRegisterResponse{Node: s.protoNode(s.snapshot(), n)}, nil
+	return s.protoNode(s.snapshot(), n), nil
 }
 
 // maxLogins bounds the devices that a list shows: strangers make them.
@@ -44,7 +50,7 @@ func (s auth) ListLogins(context.Context, *v1.ListLoginsRequest) (*v1.ListLogins
 	list, more := s.opts.Logins(maxLogins)
 	resp.Omitted = uint32(more)
 	for _, l := range list {
-		out := &v1.Login{AuthId: l.ID, Hostname: l.Hostname, Os: l.OS, Machine: l.Machine, StartedAt: timestamp(l.Started)}
+		out := &v1.Login{AuthId: l.ID, Kind: "device", Hostname: l.Hostname, Os: l.OS, Machine: l.Machine, StartedAt: timestamp(l.Started)}
 		if l.From.IsValid() {
 			out.From = l.From.String()
 		}

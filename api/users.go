@@ -31,6 +31,14 @@ func (s users) CreateUser(ctx context.Context, req *v1.CreateUserRequest) (*v1.C
 	return &v1.CreateUserResponse{User: protoUser(u)}, nil
 }
 
+func (s users) GetUser(_ context.Context, req *v1.GetUserRequest) (*v1.GetUserResponse, error) {
+	u, err := s.snapshot().ParseUserRef(req.GetUser())
+	if err != nil {
+		return nil, err
+	}
+	return &v1.GetUserResponse{User: protoUser(u)}, nil
+}
+
 func (s users) ListUsers(ctx context.Context, req *v1.ListUsersRequest) (*v1.ListUsersResponse, error) {
 	list, next, err := page(req, s.snapshot().Users(),
 		func(u *tailnet.User) tailnet.UserID { return u.ID },

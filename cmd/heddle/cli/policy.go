@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -195,14 +196,12 @@ is checked.`,
 			if err != nil {
 				return err
 			}
-			resp := &v1.CheckPolicyResponse{}
-			if offline {
-				resp.Problems = checkOffline(src)
-			} else if resp, err = a.checkOnline(cmd, src); err != nil {
-				return err
+			resp, err := a.check(cmd.Context(), src, offline)
+			if problems := problemsOf(err); problems != nil {
+				return a.showProblems(args[0], src, problems)
 			}
-			if len(resp.GetProblems()) > 0 {
-				return a.showProblems(args[0], src, resp.GetProblems())
+			if err != nil {
+				return err
 			}
 			a.warn(args[0], src, resp.GetWarnings())
 			return a.done(resp, "the policy is good")
@@ -224,42 +223,43 @@ and prints for each what its nodes would be sent. It asks no server.`,
 	}
 }
 
-// checkOnline asks the server; if none answers on its socket it checks the
-// text alone.
-func (a *app) checkOnline(cmd *cobra.Command, src []byte) (*v1.CheckPolicyResponse, error) {
-	c, err := a.policies()
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.CheckPolicy(cmd.Context(), &v1.CheckPolicyRequest{Policy: string(src)})
-	if a.dial.explains(err) && errors.Is(a.dial.last(), errNoServer) {
+// check asks the server; if that is not wanted, or none answers on its socket, it
+// checks the text alone.
+func (a *app) check(ctx context.Context, src []byte, offline bool) (*v1.CheckPolicyResponse, error) {
+	if !offline {
+		c, err := a.policies()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := c.CheckPolicy(ctx, &v1.CheckPolicyRequest{Policy: string(src)})
+		if !a.dial.explains(err) || !errors.Is(a.dial.last(), errNoServer) {
+			return resp, err
+		}
 		a.hint("No server answers: the policy is checked without the tailnet's users and nodes.")
-		return &v1.CheckPolicyResponse{Problems: checkOffline(src)}, nil
 	}
-	return resp, err
+	return &v1.CheckPolicyResponse{}, checkOffline(src)
 }
 
-func checkOffline(src []byte) []*v1.PolicyProblem {
+// checkOffline returns the error that a server would.
+func checkOffline(src []byte) error {
 	_, err := policy.Parse(src)
 	var all policy.Errors
-	if errors.As(err, &all) {
-		out := make([]*v1.PolicyProblem, 0, len(all))
-		for _, e := range all {
-			out = append(out, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: e.Msg})
-		}
-		return out
+	if !errors.As(err, &all) {
+		return err
 	}
-	if err != nil {
-		return []*v1.PolicyProblem{{Message: err.Error()}}
+	problems := &v1.PolicyProblems{}
+	for _, e := range all {
+		problems.Problems = append(problems.Problems, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: e.Msg})
 	}
-	return nil
+	st, _ := status.New(codes.InvalidArgument, "the policy is not valid").WithDetails(problems) // fails only for OK
+	return st.Err()
 }
 
 // showProblems shows each problem with its place in the file, and returns the
 // error that sums them up. As JSON or YAML they are the output.
 func (a *app) showProblems(name string, src []byte, problems []*v1.PolicyProblem) error {
 	if a.flags.output != formatTable {
-		if err := a.show(&v1.CheckPolicyResponse{Problems: problems}, nil); err != nil {
+		if err := a.show(&v1.PolicyProblems{Problems: problems}, nil); err != nil {
 			return err
 		}
 	} else {

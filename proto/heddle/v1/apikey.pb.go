@@ -35,12 +35,18 @@ type ApiKey struct {
 	CreatedAt  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// When it was last used, to the minute; unset if it never was.
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
-	// What it may do, as for a user of that role.
+	// What it may do, as for a user of that role; empty if it has scopes.
 	Role string `protobuf:"bytes,6,opt,name=role,proto3" json:"role,omitempty"`
 	// When an administrator made it useless; unset if nobody did.
 	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	// Whether it still works, or why not: valid, expired or revoked.
-	State         string `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	// Whose key it is: it can do no more than they, and ends with them. Unset for
+	// a key of the tailnet itself.
+	User *User `protobuf:"bytes,9,opt,name=user,proto3" json:"user,omitempty"`
+	// What it may do, instead of a role: "dns", "devices:core:read", "all:read", …
+	Scopes        []string `protobuf:"bytes,10,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Description   string   `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,14 +137,43 @@ func (x *ApiKey) GetState() string {
 	return ""
 }
 
+func (x *ApiKey) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *ApiKey) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ApiKey) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
 type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the key expires. Without this and lifetime: in 90 days.
 	Expiration *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expiration,proto3" json:"expiration,omitempty"`
-	// What it may do, as for a user of that role; empty means admin.
+	// What it may do, as for a user of that role; empty means admin, or with a
+	// user that user's role.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
 	// Instead of expiration: how long from now, by the server's clock.
-	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	Lifetime *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// ID, name or mail address of whose key it will be; empty for a key of the
+	// tailnet itself, or of the caller if that is a user.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// What it may do, instead of a role, as in ApiKey.
+	Scopes []string `protobuf:"bytes,5,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// For people.
+	Description   string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -192,6 +227,27 @@ func (x *CreateApiKeyRequest) GetLifetime() *durationpb.Duration {
 		return x.Lifetime
 	}
 	return nil
+}
+
+func (x *CreateApiKeyRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *CreateApiKeyRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *CreateApiKeyRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
 }
 
 type CreateApiKeyResponse struct {
@@ -539,7 +595,7 @@ var File_heddle_v1_apikey_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_apikey_proto_rawDesc = "" +
 	"\n" +
-	"\x16heddle/v1/apikey.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x02\n" +
+	"\x16heddle/v1/apikey.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14heddle/v1/user.proto\"\xa4\x03\n" +
 	"\x06ApiKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12:\n" +
@@ -552,13 +608,20 @@ const file_heddle_v1_apikey_proto_rawDesc = "" +
 	"\x04role\x18\x06 \x01(\tR\x04role\x129\n" +
 	"\n" +
 	"revoked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x14\n" +
-	"\x05state\x18\b \x01(\tR\x05state\"\x9c\x01\n" +
+	"\x05state\x18\b \x01(\tR\x05state\x12#\n" +
+	"\x04user\x18\t \x01(\v2\x0f.heddle.v1.UserR\x04user\x12\x16\n" +
+	"\x06scopes\x18\n" +
+	" \x03(\tR\x06scopes\x12 \n" +
+	"\vdescription\x18\v \x01(\tR\vdescription\"\xea\x01\n" +
 	"\x13CreateApiKeyRequest\x12:\n" +
 	"\n" +
 	"expiration\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expiration\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x125\n" +
-	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"T\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x16\n" +
+	"\x06scopes\x18\x05 \x03(\tR\x06scopes\x12 \n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\"T\n" +
 	"\x14CreateApiKeyResponse\x12\x17\n" +
 	"\aapi_key\x18\x01 \x01(\tR\x06apiKey\x12#\n" +
 	"\x03key\x18\x02 \x01(\v2\x11.heddle.v1.ApiKeyR\x03key\"P\n" +
@@ -607,30 +670,32 @@ var file_heddle_v1_apikey_proto_goTypes = []any{
 	(*DeleteApiKeyRequest)(nil),   // 7: heddle.v1.DeleteApiKeyRequest
 	(*DeleteApiKeyResponse)(nil),  // 8: heddle.v1.DeleteApiKeyResponse
 	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*User)(nil),                  // 10: heddle.v1.User
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
 }
 var file_heddle_v1_apikey_proto_depIdxs = []int32{
 	9,  // 0: heddle.v1.ApiKey.expiration:type_name -> google.protobuf.Timestamp
 	9,  // 1: heddle.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
 	9,  // 2: heddle.v1.ApiKey.last_seen:type_name -> google.protobuf.Timestamp
 	9,  // 3: heddle.v1.ApiKey.revoked_at:type_name -> google.protobuf.Timestamp
-	9,  // 4: heddle.v1.CreateApiKeyRequest.expiration:type_name -> google.protobuf.Timestamp
-	10, // 5: heddle.v1.CreateApiKeyRequest.lifetime:type_name -> google.protobuf.Duration
-	0,  // 6: heddle.v1.CreateApiKeyResponse.key:type_name -> heddle.v1.ApiKey
-	0,  // 7: heddle.v1.ListApiKeysResponse.api_keys:type_name -> heddle.v1.ApiKey
-	1,  // 8: heddle.v1.ApiKeyService.CreateApiKey:input_type -> heddle.v1.CreateApiKeyRequest
-	3,  // 9: heddle.v1.ApiKeyService.ListApiKeys:input_type -> heddle.v1.ListApiKeysRequest
-	5,  // 10: heddle.v1.ApiKeyService.ExpireApiKey:input_type -> heddle.v1.ExpireApiKeyRequest
-	7,  // 11: heddle.v1.ApiKeyService.DeleteApiKey:input_type -> heddle.v1.DeleteApiKeyRequest
-	2,  // 12: heddle.v1.ApiKeyService.CreateApiKey:output_type -> heddle.v1.CreateApiKeyResponse
-	4,  // 13: heddle.v1.ApiKeyService.ListApiKeys:output_type -> heddle.v1.ListApiKeysResponse
-	6,  // 14: heddle.v1.ApiKeyService.ExpireApiKey:output_type -> heddle.v1.ExpireApiKeyResponse
-	8,  // 15: heddle.v1.ApiKeyService.DeleteApiKey:output_type -> heddle.v1.DeleteApiKeyResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	10, // 4: heddle.v1.ApiKey.user:type_name -> heddle.v1.User
+	9,  // 5: heddle.v1.CreateApiKeyRequest.expiration:type_name -> google.protobuf.Timestamp
+	11, // 6: heddle.v1.CreateApiKeyRequest.lifetime:type_name -> google.protobuf.Duration
+	0,  // 7: heddle.v1.CreateApiKeyResponse.key:type_name -> heddle.v1.ApiKey
+	0,  // 8: heddle.v1.ListApiKeysResponse.api_keys:type_name -> heddle.v1.ApiKey
+	1,  // 9: heddle.v1.ApiKeyService.CreateApiKey:input_type -> heddle.v1.CreateApiKeyRequest
+	3,  // 10: heddle.v1.ApiKeyService.ListApiKeys:input_type -> heddle.v1.ListApiKeysRequest
+	5,  // 11: heddle.v1.ApiKeyService.ExpireApiKey:input_type -> heddle.v1.ExpireApiKeyRequest
+	7,  // 12: heddle.v1.ApiKeyService.DeleteApiKey:input_type -> heddle.v1.DeleteApiKeyRequest
+	2,  // 13: heddle.v1.ApiKeyService.CreateApiKey:output_type -> heddle.v1.CreateApiKeyResponse
+	4,  // 14: heddle.v1.ApiKeyService.ListApiKeys:output_type -> heddle.v1.ListApiKeysResponse
+	6,  // 15: heddle.v1.ApiKeyService.ExpireApiKey:output_type -> heddle.v1.ExpireApiKeyResponse
+	8,  // 16: heddle.v1.ApiKeyService.DeleteApiKey:output_type -> heddle.v1.DeleteApiKeyResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_apikey_proto_init() }
@@ -638,6 +703,7 @@ func file_heddle_v1_apikey_proto_init() {
 	if File_heddle_v1_apikey_proto != nil {
 		return
 	}
+	file_heddle_v1_user_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

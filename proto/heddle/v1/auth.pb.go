@@ -120,6 +120,166 @@ func (x *AuthRegisterResponse) GetNode() *Node {
 	return nil
 }
 
+type AuthApproveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AuthId        string                 `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthApproveRequest) Reset() {
+	*x = AuthApproveRequest{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthApproveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthApproveRequest) ProtoMessage() {}
+
+func (x *AuthApproveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthApproveRequest.ProtoReflect.Descriptor instead.
+func (*AuthApproveRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AuthApproveRequest) GetAuthId() string {
+	if x != nil {
+		return x.AuthId
+	}
+	return ""
+}
+
+type AuthApproveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthApproveResponse) Reset() {
+	*x = AuthApproveResponse{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthApproveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthApproveResponse) ProtoMessage() {}
+
+func (x *AuthApproveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthApproveResponse.ProtoReflect.Descriptor instead.
+func (*AuthApproveResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{3}
+}
+
+type AuthRejectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AuthId        string                 `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthRejectRequest) Reset() {
+	*x = AuthRejectRequest{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthRejectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthRejectRequest) ProtoMessage() {}
+
+func (x *AuthRejectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthRejectRequest.ProtoReflect.Descriptor instead.
+func (*AuthRejectRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AuthRejectRequest) GetAuthId() string {
+	if x != nil {
+		return x.AuthId
+	}
+	return ""
+}
+
+type AuthRejectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthRejectResponse) Reset() {
+	*x = AuthRejectResponse{}
+	mi := &file_heddle_v1_auth_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthRejectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthRejectResponse) ProtoMessage() {}
+
+func (x *AuthRejectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_auth_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthRejectResponse.ProtoReflect.Descriptor instead.
+func (*AuthRejectResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{5}
+}
+
 type ListLoginsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -128,7 +288,7 @@ type ListLoginsRequest struct {
 
 func (x *ListLoginsRequest) Reset() {
 	*x = ListLoginsRequest{}
-	mi := &file_heddle_v1_auth_proto_msgTypes[2]
+	mi := &file_heddle_v1_auth_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +300,7 @@ func (x *ListLoginsRequest) String() string {
 func (*ListLoginsRequest) ProtoMessage() {}
 
 func (x *ListLoginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_auth_proto_msgTypes[2]
+	mi := &file_heddle_v1_auth_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +313,7 @@ func (x *ListLoginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLoginsRequest.ProtoReflect.Descriptor instead.
 func (*ListLoginsRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{2}
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{6}
 }
 
 type ListLoginsResponse struct {
@@ -168,7 +328,7 @@ type ListLoginsResponse struct {
 
 func (x *ListLoginsResponse) Reset() {
 	*x = ListLoginsResponse{}
-	mi := &file_heddle_v1_auth_proto_msgTypes[3]
+	mi := &file_heddle_v1_auth_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -180,7 +340,7 @@ func (x *ListLoginsResponse) String() string {
 func (*ListLoginsResponse) ProtoMessage() {}
 
 func (x *ListLoginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_auth_proto_msgTypes[3]
+	mi := &file_heddle_v1_auth_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -193,7 +353,7 @@ func (x *ListLoginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLoginsResponse.ProtoReflect.Descriptor instead.
 func (*ListLoginsResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{3}
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListLoginsResponse) GetLogins() []*Login {
@@ -210,26 +370,36 @@ func (x *ListLoginsResponse) GetOmitted() uint32 {
 	return 0
 }
 
-// A device that waits for a person to admit it. What it says of itself is
-// nobody's word but its own.
+// A device that waits for a person to admit it, or an SSH connection that waits
+// for a person to confirm it. What a device says of itself is nobody's word but
+// its own.
 type Login struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What AuthRegister wants, and the end of the URL of its login page.
+	// What AuthRegister, AuthApprove and AuthReject want, and the end of the URL of
+	// its page.
 	AuthId   string `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
 	Hostname string `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Os       string `protobuf:"bytes,3,opt,name=os,proto3" json:"os,omitempty"`
 	// The address that it asked from; empty if unknown.
 	From string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
 	// The short form of its machine key, as the log and the login page show it.
-	Machine       string                 `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	Machine   string                 `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// device or ssh.
+	Kind string `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Of an SSH connection: the node that it comes from. Its owner may confirm it.
+	SourceNodeId uint64 `protobuf:"varint,8,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
+	// Of an SSH connection: the node that it goes to.
+	DestinationNodeId uint64 `protobuf:"varint,9,opt,name=destination_node_id,json=destinationNodeId,proto3" json:"destination_node_id,omitempty"`
+	// Of an SSH connection: the user that it asks for on the destination.
+	SshUser       string `protobuf:"bytes,10,opt,name=ssh_user,json=sshUser,proto3" json:"ssh_user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Login) Reset() {
 	*x = Login{}
-	mi := &file_heddle_v1_auth_proto_msgTypes[4]
+	mi := &file_heddle_v1_auth_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +411,7 @@ func (x *Login) String() string {
 func (*Login) ProtoMessage() {}
 
 func (x *Login) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_auth_proto_msgTypes[4]
+	mi := &file_heddle_v1_auth_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +424,7 @@ func (x *Login) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Login.ProtoReflect.Descriptor instead.
 func (*Login) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{4}
+	return file_heddle_v1_auth_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Login) GetAuthId() string {
@@ -299,6 +469,34 @@ func (x *Login) GetStartedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Login) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Login) GetSourceNodeId() uint64 {
+	if x != nil {
+		return x.SourceNodeId
+	}
+	return 0
+}
+
+func (x *Login) GetDestinationNodeId() uint64 {
+	if x != nil {
+		return x.DestinationNodeId
+	}
+	return 0
+}
+
+func (x *Login) GetSshUser() string {
+	if x != nil {
+		return x.SshUser
+	}
+	return ""
+}
+
 var File_heddle_v1_auth_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_auth_proto_rawDesc = "" +
@@ -308,11 +506,17 @@ const file_heddle_v1_auth_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x17\n" +
 	"\aauth_id\x18\x02 \x01(\tR\x06authId\";\n" +
 	"\x14AuthRegisterResponse\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"\x13\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"-\n" +
+	"\x12AuthApproveRequest\x12\x17\n" +
+	"\aauth_id\x18\x01 \x01(\tR\x06authId\"\x15\n" +
+	"\x13AuthApproveResponse\",\n" +
+	"\x11AuthRejectRequest\x12\x17\n" +
+	"\aauth_id\x18\x01 \x01(\tR\x06authId\"\x14\n" +
+	"\x12AuthRejectResponse\"\x13\n" +
 	"\x11ListLoginsRequest\"X\n" +
 	"\x12ListLoginsResponse\x12(\n" +
 	"\x06logins\x18\x01 \x03(\v2\x10.heddle.v1.LoginR\x06logins\x12\x18\n" +
-	"\aomitted\x18\x02 \x01(\rR\aomitted\"\xb5\x01\n" +
+	"\aomitted\x18\x02 \x01(\rR\aomitted\"\xba\x02\n" +
 	"\x05Login\x12\x17\n" +
 	"\aauth_id\x18\x01 \x01(\tR\x06authId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x0e\n" +
@@ -320,9 +524,17 @@ const file_heddle_v1_auth_proto_rawDesc = "" +
 	"\x04from\x18\x04 \x01(\tR\x04from\x12\x18\n" +
 	"\amachine\x18\x05 \x01(\tR\amachine\x129\n" +
 	"\n" +
-	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt2\xa9\x01\n" +
+	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x12\n" +
+	"\x04kind\x18\a \x01(\tR\x04kind\x12$\n" +
+	"\x0esource_node_id\x18\b \x01(\x04R\fsourceNodeId\x12.\n" +
+	"\x13destination_node_id\x18\t \x01(\x04R\x11destinationNodeId\x12\x19\n" +
+	"\bssh_user\x18\n" +
+	" \x01(\tR\asshUser2\xc2\x02\n" +
 	"\vAuthService\x12O\n" +
-	"\fAuthRegister\x12\x1e.heddle.v1.AuthRegisterRequest\x1a\x1f.heddle.v1.AuthRegisterResponse\x12I\n" +
+	"\fAuthRegister\x12\x1e.heddle.v1.AuthRegisterRequest\x1a\x1f.heddle.v1.AuthRegisterResponse\x12L\n" +
+	"\vAuthApprove\x12\x1d.heddle.v1.AuthApproveRequest\x1a\x1e.heddle.v1.AuthApproveResponse\x12I\n" +
+	"\n" +
+	"AuthReject\x12\x1c.heddle.v1.AuthRejectRequest\x1a\x1d.heddle.v1.AuthRejectResponse\x12I\n" +
 	"\n" +
 	"ListLogins\x12\x1c.heddle.v1.ListLoginsRequest\x1a\x1d.heddle.v1.ListLoginsResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
@@ -338,29 +550,37 @@ func file_heddle_v1_auth_proto_rawDescGZIP() []byte {
 	return file_heddle_v1_auth_proto_rawDescData
 }
 
-var file_heddle_v1_auth_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_heddle_v1_auth_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_heddle_v1_auth_proto_goTypes = []any{
 	(*AuthRegisterRequest)(nil),   // 0: heddle.v1.AuthRegisterRequest
 	(*AuthRegisterResponse)(nil),  // 1: heddle.v1.AuthRegisterResponse
-	(*ListLoginsRequest)(nil),     // 2: heddle.v1.ListLoginsRequest
-	(*ListLoginsResponse)(nil),    // 3: heddle.v1.ListLoginsResponse
-	(*Login)(nil),                 // 4: heddle.v1.Login
-	(*Node)(nil),                  // 5: heddle.v1.Node
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*AuthApproveRequest)(nil),    // 2: heddle.v1.AuthApproveRequest
+	(*AuthApproveResponse)(nil),   // 3: heddle.v1.AuthApproveResponse
+	(*AuthRejectRequest)(nil),     // 4: heddle.v1.AuthRejectRequest
+	(*AuthRejectResponse)(nil),    // 5: heddle.v1.AuthRejectResponse
+	(*ListLoginsRequest)(nil),     // 6: heddle.v1.ListLoginsRequest
+	(*ListLoginsResponse)(nil),    // 7: heddle.v1.ListLoginsResponse
+	(*Login)(nil),                 // 8: heddle.v1.Login
+	(*Node)(nil),                  // 9: heddle.v1.Node
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_heddle_v1_auth_proto_depIdxs = []int32{
-	5, // 0: heddle.v1.AuthRegisterResponse.node:type_name -> heddle.v1.Node
-	4, // 1: heddle.v1.ListLoginsResponse.logins:type_name -> heddle.v1.Login
-	6, // 2: heddle.v1.Login.started_at:type_name -> google.protobuf.Timestamp
-	0, // 3: heddle.v1.AuthService.AuthRegister:input_type -> heddle.v1.AuthRegisterRequest
-	2, // 4: heddle.v1.AuthService.ListLogins:input_type -> heddle.v1.ListLoginsRequest
-	1, // 5: heddle.v1.AuthService.AuthRegister:output_type -> heddle.v1.AuthRegisterResponse
-	3, // 6: heddle.v1.AuthService.ListLogins:output_type -> heddle.v1.ListLoginsResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	9,  // 0: heddle.v1.AuthRegisterResponse.node:type_name -> heddle.v1.Node
+	8,  // 1: heddle.v1.ListLoginsResponse.logins:type_name -> heddle.v1.Login
+	10, // 2: heddle.v1.Login.started_at:type_name -> google.protobuf.Timestamp
+	0,  // 3: heddle.v1.AuthService.AuthRegister:input_type -> heddle.v1.AuthRegisterRequest
+	2,  // 4: heddle.v1.AuthService.AuthApprove:input_type -> heddle.v1.AuthApproveRequest
+	4,  // 5: heddle.v1.AuthService.AuthReject:input_type -> heddle.v1.AuthRejectRequest
+	6,  // 6: heddle.v1.AuthService.ListLogins:input_type -> heddle.v1.ListLoginsRequest
+	1,  // 7: heddle.v1.AuthService.AuthRegister:output_type -> heddle.v1.AuthRegisterResponse
+	3,  // 8: heddle.v1.AuthService.AuthApprove:output_type -> heddle.v1.AuthApproveResponse
+	5,  // 9: heddle.v1.AuthService.AuthReject:output_type -> heddle.v1.AuthRejectResponse
+	7,  // 10: heddle.v1.AuthService.ListLogins:output_type -> heddle.v1.ListLoginsResponse
+	7,  // [7:11] is the sub-list for method output_type
+	3,  // [3:7] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_auth_proto_init() }
@@ -375,7 +595,7 @@ func file_heddle_v1_auth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_auth_proto_rawDesc), len(file_heddle_v1_auth_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,8 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AuthService_AuthRegister_FullMethodName = "/heddle.v1.AuthService/AuthRegister"
+	AuthService_AuthApprove_FullMethodName  = "/heddle.v1.AuthService/AuthApprove"
+	AuthService_AuthReject_FullMethodName   = "/heddle.v1.AuthService/AuthReject"
 	AuthService_ListLogins_FullMethodName   = "/heddle.v1.AuthService/ListLogins"
 )
 
@@ -27,12 +29,20 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Logins that wait for a person.
+// What waits for a person: devices that want to join, and SSH connections that
+// the policy wants confirmed (action "check").
 type AuthServiceClient interface {
 	// Admits the device that shows the given code to its user. NOT_FOUND if no
 	// device waits under that code (any more).
 	AuthRegister(ctx context.Context, in *AuthRegisterRequest, opts ...grpc.CallOption) (*AuthRegisterResponse, error)
-	// Lists the devices that wait, those that came last first.
+	// Lets go on what waits under the given ID and needs no user named: an SSH
+	// connection. NOT_FOUND if nothing waits under it (any more),
+	// FAILED_PRECONDITION for a device, which AuthRegister admits.
+	AuthApprove(ctx context.Context, in *AuthApproveRequest, opts ...grpc.CallOption) (*AuthApproveResponse, error)
+	// Turns away what waits under the given ID. NOT_FOUND if nothing does (any
+	// more).
+	AuthReject(ctx context.Context, in *AuthRejectRequest, opts ...grpc.CallOption) (*AuthRejectResponse, error)
+	// Lists what waits, what came last first.
 	ListLogins(ctx context.Context, in *ListLoginsRequest, opts ...grpc.CallOption) (*ListLoginsResponse, error)
 }
 
@@ -54,6 +64,26 @@ func (c *authServiceClient) AuthRegister(ctx context.Context, in *AuthRegisterRe
 	return out, nil
 }
 
+func (c *authServiceClient) AuthApprove(ctx context.Context, in *AuthApproveRequest, opts ...grpc.CallOption) (*AuthApproveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuthApproveResponse)
+	err := c.cc.Invoke(ctx, AuthService_AuthApprove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authServiceClient) AuthReject(ctx context.Context, in *AuthRejectRequest, opts ...grpc.CallOption) (*AuthRejectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuthRejectResponse)
+	err := c.cc.Invoke(ctx, AuthService_AuthReject_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *authServiceClient) ListLogins(ctx context.Context, in *ListLoginsRequest, opts ...grpc.CallOption) (*ListLoginsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListLoginsResponse)
@@ -68,12 +98,20 @@ func (c *authServiceClient) ListLogins(ctx context.Context, in *ListLoginsReques
 // All implementations must embed UnimplementedAuthServiceServer
 // for forward compatibility.
 //
-// Logins that wait for a person.
+// What waits for a person: devices that want to join, and SSH connections that
+// the policy wants confirmed (action "check").
 type AuthServiceServer interface {
 	// Admits the device that shows the given code to its user. NOT_FOUND if no
 	// device waits under that code (any more).
 	AuthRegister(context.Context, *AuthRegisterRequest) (*AuthRegisterResponse, error)
-	// Lists the devices that wait, those that came last first.
+	// Lets go on what waits under the given ID and needs no user named: an SSH
+	// connection. NOT_FOUND if nothing waits under it (any more),
+	// FAILED_PRECONDITION for a device, which AuthRegister admits.
+	AuthApprove(context.Context, *AuthApproveRequest) (*AuthApproveResponse, error)
+	// Turns away what waits under the given ID. NOT_FOUND if nothing does (any
+	// more).
+	AuthReject(context.Context, *AuthRejectRequest) (*AuthRejectResponse, error)
+	// Lists what waits, what came last first.
 	ListLogins(context.Context, *ListLoginsRequest) (*ListLoginsResponse, error)
 	mustEmbedUnimplementedAuthServiceServer()
 }
@@ -87,6 +125,12 @@ type UnimplementedAuthServiceServer struct{}
 
 func (UnimplementedAuthServiceServer) AuthRegister(context.Context, *AuthRegisterRequest) (*AuthRegisterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AuthRegister not implemented")
+}
+func (UnimplementedAuthServiceServer) AuthApprove(context.Context, *AuthApproveRequest) (*AuthApproveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AuthApprove not implemented")
+}
+func (UnimplementedAuthServiceServer) AuthReject(context.Context, *AuthRejectRequest) (*AuthRejectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AuthReject not implemented")
 }
 func (UnimplementedAuthServiceServer) ListLogins(context.Context, *ListLoginsRequest) (*ListLoginsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListLogins not implemented")
@@ -130,6 +174,42 @@ func _AuthService_AuthRegister_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthService_AuthApprove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuthApproveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthServiceServer).AuthApprove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthService_AuthApprove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthServiceServer).AuthApprove(ctx, req.(*AuthApproveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthService_AuthReject_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuthRejectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthServiceServer).AuthReject(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthService_AuthReject_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthServiceServer).AuthReject(ctx, req.(*AuthRejectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AuthService_ListLogins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListLoginsRequest)
 	if err := dec(in); err != nil {
@@ -158,6 +238,14 @@ var AuthService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AuthRegister",
 			Handler:    _AuthService_AuthRegister_Handler,
+		},
+		{
+			MethodName: "AuthApprove",
+			Handler:    _AuthService_AuthApprove_Handler,
+		},
+		{
+			MethodName: "AuthReject",
+			Handler:    _AuthService_AuthReject_Handler,
 		},
 		{
 			MethodName: "ListLogins",

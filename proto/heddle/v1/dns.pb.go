@@ -285,7 +285,9 @@ type GetDNSResponse struct {
 	// over it.
 	Settings *DNS `protobuf:"bytes,2,opt,name=settings,proto3" json:"settings,omitempty"`
 	// Fields of DNS that the configuration file fixes.
-	Fixed         *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	Fixed *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	// Names these settings; for if_match.
+	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,13 +343,22 @@ func (x *GetDNSResponse) GetFixed() *fieldmaskpb.FieldMask {
 	return nil
 }
 
+func (x *GetDNSResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 type UpdateDNSRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// New values.
 	Settings *DNS `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
 	// Which fields of settings count: magic_dns, override_local_dns, nameservers,
 	// split, search_domains, records.
-	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// The etag that the settings must have; empty to change any.
+	IfMatch       string `protobuf:"bytes,3,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -396,10 +407,19 @@ func (x *UpdateDNSRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 	return nil
 }
 
+func (x *UpdateDNSRequest) GetIfMatch() string {
+	if x != nil {
+		return x.IfMatch
+	}
+	return ""
+}
+
 type UpdateDNSResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What devices are told now.
-	Dns           *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	Dns *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	// As in GetDNSResponse.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -441,12 +461,21 @@ func (x *UpdateDNSResponse) GetDns() *DNS {
 	return nil
 }
 
+func (x *UpdateDNSResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 type SetSplitDNSRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Domain      string                 `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
 	Nameservers []string               `protobuf:"bytes,2,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
 	// Forget the domain; nameservers must be empty then.
-	Remove        bool `protobuf:"varint,3,opt,name=remove,proto3" json:"remove,omitempty"`
+	Remove bool `protobuf:"varint,3,opt,name=remove,proto3" json:"remove,omitempty"`
+	// As in UpdateDNSRequest.
+	IfMatch       string `protobuf:"bytes,4,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,10 +531,19 @@ func (x *SetSplitDNSRequest) GetRemove() bool {
 	return false
 }
 
+func (x *SetSplitDNSRequest) GetIfMatch() string {
+	if x != nil {
+		return x.IfMatch
+	}
+	return ""
+}
+
 type SetSplitDNSResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What devices are told now.
-	Dns           *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	Dns *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	// As in GetDNSResponse.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -547,9 +585,18 @@ func (x *SetSplitDNSResponse) GetDns() *DNS {
 	return nil
 }
 
+func (x *SetSplitDNSResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 type AddDNSRecordRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Record        *DNSRecord             `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Record *DNSRecord             `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	// As in UpdateDNSRequest.
+	IfMatch       string `protobuf:"bytes,2,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -591,10 +638,19 @@ func (x *AddDNSRecordRequest) GetRecord() *DNSRecord {
 	return nil
 }
 
+func (x *AddDNSRecordRequest) GetIfMatch() string {
+	if x != nil {
+		return x.IfMatch
+	}
+	return ""
+}
+
 type AddDNSRecordResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What devices are told now.
-	Dns           *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	Dns *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	// As in GetDNSResponse.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,10 +692,19 @@ func (x *AddDNSRecordResponse) GetDns() *DNS {
 	return nil
 }
 
+func (x *AddDNSRecordResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 type RemoveDNSRecordRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which records: those of that name, and of that type and value if these are set.
-	Record        *DNSRecord `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Record *DNSRecord `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	// As in UpdateDNSRequest.
+	IfMatch       string `protobuf:"bytes,2,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -681,10 +746,19 @@ func (x *RemoveDNSRecordRequest) GetRecord() *DNSRecord {
 	return nil
 }
 
+func (x *RemoveDNSRecordRequest) GetIfMatch() string {
+	if x != nil {
+		return x.IfMatch
+	}
+	return ""
+}
+
 type RemoveDNSRecordResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What devices are told now.
-	Dns           *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	Dns *DNS `protobuf:"bytes,1,opt,name=dns,proto3" json:"dns,omitempty"`
+	// As in GetDNSResponse.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -726,6 +800,13 @@ func (x *RemoveDNSRecordResponse) GetDns() *DNS {
 	return nil
 }
 
+func (x *RemoveDNSRecordResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 var File_heddle_v1_dns_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_dns_proto_rawDesc = "" +
@@ -747,31 +828,40 @@ const file_heddle_v1_dns_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\tR\x05value\"\x0f\n" +
-	"\rGetDNSRequest\"\x90\x01\n" +
+	"\rGetDNSRequest\"\xa4\x01\n" +
 	"\x0eGetDNSResponse\x12 \n" +
 	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\x12*\n" +
 	"\bsettings\x18\x02 \x01(\v2\x0e.heddle.v1.DNSR\bsettings\x120\n" +
-	"\x05fixed\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x05fixed\"{\n" +
+	"\x05fixed\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x05fixed\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\"\x96\x01\n" +
 	"\x10UpdateDNSRequest\x12*\n" +
 	"\bsettings\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\bsettings\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
-	"updateMask\"5\n" +
+	"updateMask\x12\x19\n" +
+	"\bif_match\x18\x03 \x01(\tR\aifMatch\"I\n" +
 	"\x11UpdateDNSResponse\x12 \n" +
-	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\"f\n" +
+	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x81\x01\n" +
 	"\x12SetSplitDNSRequest\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12 \n" +
 	"\vnameservers\x18\x02 \x03(\tR\vnameservers\x12\x16\n" +
-	"\x06remove\x18\x03 \x01(\bR\x06remove\"7\n" +
+	"\x06remove\x18\x03 \x01(\bR\x06remove\x12\x19\n" +
+	"\bif_match\x18\x04 \x01(\tR\aifMatch\"K\n" +
 	"\x13SetSplitDNSResponse\x12 \n" +
-	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\"C\n" +
+	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"^\n" +
 	"\x13AddDNSRecordRequest\x12,\n" +
-	"\x06record\x18\x01 \x01(\v2\x14.heddle.v1.DNSRecordR\x06record\"8\n" +
+	"\x06record\x18\x01 \x01(\v2\x14.heddle.v1.DNSRecordR\x06record\x12\x19\n" +
+	"\bif_match\x18\x02 \x01(\tR\aifMatch\"L\n" +
 	"\x14AddDNSRecordResponse\x12 \n" +
-	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\"F\n" +
+	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"a\n" +
 	"\x16RemoveDNSRecordRequest\x12,\n" +
-	"\x06record\x18\x01 \x01(\v2\x14.heddle.v1.DNSRecordR\x06record\";\n" +
+	"\x06record\x18\x01 \x01(\v2\x14.heddle.v1.DNSRecordR\x06record\x12\x19\n" +
+	"\bif_match\x18\x02 \x01(\tR\aifMatch\"O\n" +
 	"\x17RemoveDNSRecordResponse\x12 \n" +
-	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns2\x8c\x03\n" +
+	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag2\x8c\x03\n" +
 	"\n" +
 	"DNSService\x12=\n" +
 	"\x06GetDNS\x12\x18.heddle.v1.GetDNSRequest\x1a\x19.heddle.v1.GetDNSResponse\x12F\n" +

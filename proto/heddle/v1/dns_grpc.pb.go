@@ -34,7 +34,8 @@ const (
 type DNSServiceClient interface {
 	// Returns the settings in force.
 	GetDNS(ctx context.Context, in *GetDNSRequest, opts ...grpc.CallOption) (*GetDNSResponse, error)
-	// Changes settings. FAILED_PRECONDITION for one that the configuration file fixes.
+	// Changes settings. FAILED_PRECONDITION for one that the configuration file
+	// fixes, ABORTED if if_match does not match; so for the others that follow.
 	UpdateDNS(ctx context.Context, in *UpdateDNSRequest, opts ...grpc.CallOption) (*UpdateDNSResponse, error)
 	// Sets who answers for one domain.
 	SetSplitDNS(ctx context.Context, in *SetSplitDNSRequest, opts ...grpc.CallOption) (*SetSplitDNSResponse, error)
@@ -110,7 +111,8 @@ func (c *dNSServiceClient) RemoveDNSRecord(ctx context.Context, in *RemoveDNSRec
 type DNSServiceServer interface {
 	// Returns the settings in force.
 	GetDNS(context.Context, *GetDNSRequest) (*GetDNSResponse, error)
-	// Changes settings. FAILED_PRECONDITION for one that the configuration file fixes.
+	// Changes settings. FAILED_PRECONDITION for one that the configuration file
+	// fixes, ABORTED if if_match does not match; so for the others that follow.
 	UpdateDNS(context.Context, *UpdateDNSRequest) (*UpdateDNSResponse, error)
 	// Sets who answers for one domain.
 	SetSplitDNS(context.Context, *SetSplitDNSRequest) (*SetSplitDNSResponse, error)

@@ -6,7 +6,8 @@
 
 // Package heddlev1 is the contract of the admin API and the Go code generated
 // from it. JSON forms follow protojson: lowerCamelCase names, 64-bit IDs as
-// strings, RFC 3339 times. Edit the .proto files, then `go generate ./api`.
+// strings, RFC 3339 times. Which method has which path is in ../../rest.yaml.
+// Edit these files, then `go generate ./api`.
 
 package heddlev1
 

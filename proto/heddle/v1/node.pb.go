@@ -105,6 +105,12 @@ type Node struct {
 	PreAuthKey     *PreAuthKey            `protobuf:"bytes,11,opt,name=pre_auth_key,json=preAuthKey,proto3" json:"pre_auth_key,omitempty"`
 	CreatedAt      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	RegisterMethod RegisterMethod         `protobuf:"varint,13,opt,name=register_method,json=registerMethod,proto3,enum=heddle.v1.RegisterMethod" json:"register_method,omitempty"`
+	// The same as tags, for programs that know this name of theirs.
+	ForcedTags []string `protobuf:"bytes,18,rep,name=forced_tags,json=forcedTags,proto3" json:"forced_tags,omitempty"`
+	// Always empty, for programs that look for it.
+	InvalidTags []string `protobuf:"bytes,19,rep,name=invalid_tags,json=invalidTags,proto3" json:"invalid_tags,omitempty"`
+	// The same as tags, for programs that know this name of theirs.
+	ValidTags []string `protobuf:"bytes,20,rep,name=valid_tags,json=validTags,proto3" json:"valid_tags,omitempty"`
 	// Its name in the tailnet; unique.
 	GivenName string `protobuf:"bytes,21,opt,name=given_name,json=givenName,proto3" json:"given_name,omitempty"`
 	// Whether it is connected to the server.
@@ -133,9 +139,14 @@ type Node struct {
 	// Where it may be reached directly, as the client says.
 	Endpoints []string `protobuf:"bytes,33,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// The relay region through which it can always be reached; zero if unknown.
-	HomeDerp      uint32 `protobuf:"varint,34,opt,name=home_derp,json=homeDerp,proto3" json:"home_derp,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HomeDerp uint32 `protobuf:"varint,34,opt,name=home_derp,json=homeDerp,proto3" json:"home_derp,omitempty"`
+	// Whether it waits for an administrator's approval, and is connected to nobody
+	// until then.
+	PendingApproval bool `protobuf:"varint,35,opt,name=pending_approval,json=pendingApproval,proto3" json:"pending_approval,omitempty"`
+	// Whether its key never expires: somebody said so, or it is tagged.
+	KeyExpiryDisabled bool `protobuf:"varint,36,opt,name=key_expiry_disabled,json=keyExpiryDisabled,proto3" json:"key_expiry_disabled,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -252,6 +263,27 @@ func (x *Node) GetRegisterMethod() RegisterMethod {
 	return RegisterMethod_REGISTER_METHOD_UNSPECIFIED
 }
 
+func (x *Node) GetForcedTags() []string {
+	if x != nil {
+		return x.ForcedTags
+	}
+	return nil
+}
+
+func (x *Node) GetInvalidTags() []string {
+	if x != nil {
+		return x.InvalidTags
+	}
+	return nil
+}
+
+func (x *Node) GetValidTags() []string {
+	if x != nil {
+		return x.ValidTags
+	}
+	return nil
+}
+
 func (x *Node) GetGivenName() string {
 	if x != nil {
 		return x.GivenName
@@ -348,6 +380,20 @@ func (x *Node) GetHomeDerp() uint32 {
 		return x.HomeDerp
 	}
 	return 0
+}
+
+func (x *Node) GetPendingApproval() bool {
+	if x != nil {
+		return x.PendingApproval
+	}
+	return false
+}
+
+func (x *Node) GetKeyExpiryDisabled() bool {
+	if x != nil {
+		return x.KeyExpiryDisabled
+	}
+	return false
 }
 
 type GetNodeRequest struct {
@@ -1077,6 +1123,460 @@ func (x *SetApprovedRoutesResponse) GetNode() *Node {
 	return nil
 }
 
+type ApproveNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveNodeRequest) Reset() {
+	*x = ApproveNodeRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveNodeRequest) ProtoMessage() {}
+
+func (x *ApproveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveNodeRequest.ProtoReflect.Descriptor instead.
+func (*ApproveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ApproveNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ApproveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveNodeResponse) Reset() {
+	*x = ApproveNodeResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveNodeResponse) ProtoMessage() {}
+
+func (x *ApproveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveNodeResponse.ProtoReflect.Descriptor instead.
+func (*ApproveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ApproveNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type RejectNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectNodeRequest) Reset() {
+	*x = RejectNodeRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectNodeRequest) ProtoMessage() {}
+
+func (x *RejectNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectNodeRequest.ProtoReflect.Descriptor instead.
+func (*RejectNodeRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RejectNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type RejectNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectNodeResponse) Reset() {
+	*x = RejectNodeResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectNodeResponse) ProtoMessage() {}
+
+func (x *RejectNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectNodeResponse.ProtoReflect.Descriptor instead.
+func (*RejectNodeResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+type SetKeyExpiryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Whether the key is never to expire. If not, it expires as it would after a
+	// login now.
+	Disabled      bool `protobuf:"varint,2,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetKeyExpiryRequest) Reset() {
+	*x = SetKeyExpiryRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetKeyExpiryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetKeyExpiryRequest) ProtoMessage() {}
+
+func (x *SetKeyExpiryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetKeyExpiryRequest.ProtoReflect.Descriptor instead.
+func (*SetKeyExpiryRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetKeyExpiryRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetKeyExpiryRequest) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+type SetKeyExpiryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetKeyExpiryResponse) Reset() {
+	*x = SetKeyExpiryResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetKeyExpiryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetKeyExpiryResponse) ProtoMessage() {}
+
+func (x *SetKeyExpiryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetKeyExpiryResponse.ProtoReflect.Descriptor instead.
+func (*SetKeyExpiryResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetKeyExpiryResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type RegisterNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address of whom the device will belong to.
+	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// The code that the login page of the device shows.
+	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterNodeRequest) Reset() {
+	*x = RegisterNodeRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterNodeRequest) ProtoMessage() {}
+
+func (x *RegisterNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterNodeRequest.ProtoReflect.Descriptor instead.
+func (*RegisterNodeRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RegisterNodeRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *RegisterNodeRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type RegisterNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterNodeResponse) Reset() {
+	*x = RegisterNodeResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterNodeResponse) ProtoMessage() {}
+
+func (x *RegisterNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterNodeResponse.ProtoReflect.Descriptor instead.
+func (*RegisterNodeResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RegisterNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type BackfillNodeIPsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Must be set: every node that gets an address is sent it at once.
+	Confirmed     bool `protobuf:"varint,1,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackfillNodeIPsRequest) Reset() {
+	*x = BackfillNodeIPsRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackfillNodeIPsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackfillNodeIPsRequest) ProtoMessage() {}
+
+func (x *BackfillNodeIPsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackfillNodeIPsRequest.ProtoReflect.Descriptor instead.
+func (*BackfillNodeIPsRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BackfillNodeIPsRequest) GetConfirmed() bool {
+	if x != nil {
+		return x.Confirmed
+	}
+	return false
+}
+
+type BackfillNodeIPsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was done, for people.
+	Changes       []string `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackfillNodeIPsResponse) Reset() {
+	*x = BackfillNodeIPsResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackfillNodeIPsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackfillNodeIPsResponse) ProtoMessage() {}
+
+func (x *BackfillNodeIPsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackfillNodeIPsResponse.ProtoReflect.Descriptor instead.
+func (*BackfillNodeIPsResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *BackfillNodeIPsResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type ListRoutesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty for all nodes.
@@ -1091,7 +1591,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_heddle_v1_node_proto_msgTypes[15]
+	mi := &file_heddle_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1603,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[15]
+	mi := &file_heddle_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1616,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListRoutesRequest) GetNode() string {
@@ -1151,7 +1651,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_heddle_v1_node_proto_msgTypes[16]
+	mi := &file_heddle_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1663,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[16]
+	mi := &file_heddle_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1676,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -1212,7 +1712,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_heddle_v1_node_proto_msgTypes[17]
+	mi := &file_heddle_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1724,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[17]
+	mi := &file_heddle_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1737,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Route) GetNodeId() uint64 {
@@ -1293,7 +1793,7 @@ var File_heddle_v1_node_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14heddle/v1/node.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheddle/v1/preauthkey.proto\x1a\x14heddle/v1/user.proto\"\x96\a\n" +
+	"\x14heddle/v1/node.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheddle/v1/preauthkey.proto\x1a\x14heddle/v1/user.proto\"\xd4\b\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1f\n" +
 	"\vmachine_key\x18\x02 \x01(\tR\n" +
@@ -1310,7 +1810,12 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"preAuthKey\x129\n" +
 	"\n" +
 	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12B\n" +
-	"\x0fregister_method\x18\r \x01(\x0e2\x19.heddle.v1.RegisterMethodR\x0eregisterMethod\x12\x1d\n" +
+	"\x0fregister_method\x18\r \x01(\x0e2\x19.heddle.v1.RegisterMethodR\x0eregisterMethod\x12\x1f\n" +
+	"\vforced_tags\x18\x12 \x03(\tR\n" +
+	"forcedTags\x12!\n" +
+	"\finvalid_tags\x18\x13 \x03(\tR\vinvalidTags\x12\x1d\n" +
+	"\n" +
+	"valid_tags\x18\x14 \x03(\tR\tvalidTags\x12\x1d\n" +
 	"\n" +
 	"given_name\x18\x15 \x01(\tR\tgivenName\x12\x16\n" +
 	"\x06online\x18\x16 \x01(\bR\x06online\x12'\n" +
@@ -1325,7 +1830,9 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x02os\x18\x1f \x01(\tR\x02os\x12%\n" +
 	"\x0eclient_version\x18  \x01(\tR\rclientVersion\x12\x1c\n" +
 	"\tendpoints\x18! \x03(\tR\tendpoints\x12\x1b\n" +
-	"\thome_derp\x18\" \x01(\rR\bhomeDerp\"$\n" +
+	"\thome_derp\x18\" \x01(\rR\bhomeDerp\x12)\n" +
+	"\x10pending_approval\x18# \x01(\bR\x0fpendingApproval\x12.\n" +
+	"\x13key_expiry_disabled\x18$ \x01(\bR\x11keyExpiryDisabled\"$\n" +
 	"\x0eGetNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"6\n" +
 	"\x0fGetNodeResponse\x12#\n" +
@@ -1366,7 +1873,28 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05force\"@\n" +
 	"\x19SetApprovedRoutesResponse\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"c\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"(\n" +
+	"\x12ApproveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\":\n" +
+	"\x13ApproveNodeResponse\x12#\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"'\n" +
+	"\x11RejectNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x14\n" +
+	"\x12RejectNodeResponse\"E\n" +
+	"\x13SetKeyExpiryRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\bdisabled\x18\x02 \x01(\bR\bdisabled\";\n" +
+	"\x14SetKeyExpiryResponse\x12#\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\";\n" +
+	"\x13RegisterNodeRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\";\n" +
+	"\x14RegisterNodeResponse\x12#\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"6\n" +
+	"\x16BackfillNodeIPsRequest\x12\x1c\n" +
+	"\tconfirmed\x18\x01 \x01(\bR\tconfirmed\"3\n" +
+	"\x17BackfillNodeIPsResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"c\n" +
 	"\x11ListRoutesRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
@@ -1389,7 +1917,7 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x1bREGISTER_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18REGISTER_METHOD_AUTH_KEY\x10\x01\x12\x17\n" +
 	"\x13REGISTER_METHOD_CLI\x10\x02\x12\x18\n" +
-	"\x14REGISTER_METHOD_OIDC\x10\x032\xe5\x04\n" +
+	"\x14REGISTER_METHOD_OIDC\x10\x032\xfa\a\n" +
 	"\vNodeService\x12@\n" +
 	"\aGetNode\x12\x19.heddle.v1.GetNodeRequest\x1a\x1a.heddle.v1.GetNodeResponse\x12F\n" +
 	"\tListNodes\x12\x1b.heddle.v1.ListNodesRequest\x1a\x1c.heddle.v1.ListNodesResponse\x12I\n" +
@@ -1400,7 +1928,13 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"ExpireNode\x12\x1c.heddle.v1.ExpireNodeRequest\x1a\x1d.heddle.v1.ExpireNodeResponse\x12@\n" +
 	"\aSetTags\x12\x19.heddle.v1.SetTagsRequest\x1a\x1a.heddle.v1.SetTagsResponse\x12^\n" +
-	"\x11SetApprovedRoutes\x12#.heddle.v1.SetApprovedRoutesRequest\x1a$.heddle.v1.SetApprovedRoutesResponse\x12I\n" +
+	"\x11SetApprovedRoutes\x12#.heddle.v1.SetApprovedRoutesRequest\x1a$.heddle.v1.SetApprovedRoutesResponse\x12L\n" +
+	"\vApproveNode\x12\x1d.heddle.v1.ApproveNodeRequest\x1a\x1e.heddle.v1.ApproveNodeResponse\x12I\n" +
+	"\n" +
+	"RejectNode\x12\x1c.heddle.v1.RejectNodeRequest\x1a\x1d.heddle.v1.RejectNodeResponse\x12O\n" +
+	"\fSetKeyExpiry\x12\x1e.heddle.v1.SetKeyExpiryRequest\x1a\x1f.heddle.v1.SetKeyExpiryResponse\x12O\n" +
+	"\fRegisterNode\x12\x1e.heddle.v1.RegisterNodeRequest\x1a\x1f.heddle.v1.RegisterNodeResponse\x12X\n" +
+	"\x0fBackfillNodeIPs\x12!.heddle.v1.BackfillNodeIPsRequest\x1a\".heddle.v1.BackfillNodeIPsResponse\x12I\n" +
 	"\n" +
 	"ListRoutes\x12\x1c.heddle.v1.ListRoutesRequest\x1a\x1d.heddle.v1.ListRoutesResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
@@ -1417,7 +1951,7 @@ func file_heddle_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_heddle_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_heddle_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_heddle_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_heddle_v1_node_proto_goTypes = []any{
 	(RegisterMethod)(0),               // 0: heddle.v1.RegisterMethod
 	(*Node)(nil),                      // 1: heddle.v1.Node
@@ -1435,51 +1969,74 @@ var file_heddle_v1_node_proto_goTypes = []any{
 	(*SetTagsResponse)(nil),           // 13: heddle.v1.SetTagsResponse
 	(*SetApprovedRoutesRequest)(nil),  // 14: heddle.v1.SetApprovedRoutesRequest
 	(*SetApprovedRoutesResponse)(nil), // 15: heddle.v1.SetApprovedRoutesResponse
-	(*ListRoutesRequest)(nil),         // 16: heddle.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),        // 17: heddle.v1.ListRoutesResponse
-	(*Route)(nil),                     // 18: heddle.v1.Route
-	(*User)(nil),                      // 19: heddle.v1.User
-	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
-	(*PreAuthKey)(nil),                // 21: heddle.v1.PreAuthKey
-	(*durationpb.Duration)(nil),       // 22: google.protobuf.Duration
+	(*ApproveNodeRequest)(nil),        // 16: heddle.v1.ApproveNodeRequest
+	(*ApproveNodeResponse)(nil),       // 17: heddle.v1.ApproveNodeResponse
+	(*RejectNodeRequest)(nil),         // 18: heddle.v1.RejectNodeRequest
+	(*RejectNodeResponse)(nil),        // 19: heddle.v1.RejectNodeResponse
+	(*SetKeyExpiryRequest)(nil),       // 20: heddle.v1.SetKeyExpiryRequest
+	(*SetKeyExpiryResponse)(nil),      // 21: heddle.v1.SetKeyExpiryResponse
+	(*RegisterNodeRequest)(nil),       // 22: heddle.v1.RegisterNodeRequest
+	(*RegisterNodeResponse)(nil),      // 23: heddle.v1.RegisterNodeResponse
+	(*BackfillNodeIPsRequest)(nil),    // 24: heddle.v1.BackfillNodeIPsRequest
+	(*BackfillNodeIPsResponse)(nil),   // 25: heddle.v1.BackfillNodeIPsResponse
+	(*ListRoutesRequest)(nil),         // 26: heddle.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),        // 27: heddle.v1.ListRoutesResponse
+	(*Route)(nil),                     // 28: heddle.v1.Route
+	(*User)(nil),                      // 29: heddle.v1.User
+	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
+	(*PreAuthKey)(nil),                // 31: heddle.v1.PreAuthKey
+	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
 }
 var file_heddle_v1_node_proto_depIdxs = []int32{
-	19, // 0: heddle.v1.Node.user:type_name -> heddle.v1.User
-	20, // 1: heddle.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	20, // 2: heddle.v1.Node.expiry:type_name -> google.protobuf.Timestamp
-	21, // 3: heddle.v1.Node.pre_auth_key:type_name -> heddle.v1.PreAuthKey
-	20, // 4: heddle.v1.Node.created_at:type_name -> google.protobuf.Timestamp
+	29, // 0: heddle.v1.Node.user:type_name -> heddle.v1.User
+	30, // 1: heddle.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	30, // 2: heddle.v1.Node.expiry:type_name -> google.protobuf.Timestamp
+	31, // 3: heddle.v1.Node.pre_auth_key:type_name -> heddle.v1.PreAuthKey
+	30, // 4: heddle.v1.Node.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: heddle.v1.Node.register_method:type_name -> heddle.v1.RegisterMethod
 	1,  // 6: heddle.v1.GetNodeResponse.node:type_name -> heddle.v1.Node
 	1,  // 7: heddle.v1.ListNodesResponse.nodes:type_name -> heddle.v1.Node
 	1,  // 8: heddle.v1.RenameNodeResponse.node:type_name -> heddle.v1.Node
-	20, // 9: heddle.v1.ExpireNodeRequest.expiry:type_name -> google.protobuf.Timestamp
-	22, // 10: heddle.v1.ExpireNodeRequest.extend:type_name -> google.protobuf.Duration
+	30, // 9: heddle.v1.ExpireNodeRequest.expiry:type_name -> google.protobuf.Timestamp
+	32, // 10: heddle.v1.ExpireNodeRequest.extend:type_name -> google.protobuf.Duration
 	1,  // 11: heddle.v1.ExpireNodeResponse.node:type_name -> heddle.v1.Node
 	1,  // 12: heddle.v1.SetTagsResponse.node:type_name -> heddle.v1.Node
 	1,  // 13: heddle.v1.SetApprovedRoutesResponse.node:type_name -> heddle.v1.Node
-	18, // 14: heddle.v1.ListRoutesResponse.routes:type_name -> heddle.v1.Route
-	2,  // 15: heddle.v1.NodeService.GetNode:input_type -> heddle.v1.GetNodeRequest
-	4,  // 16: heddle.v1.NodeService.ListNodes:input_type -> heddle.v1.ListNodesRequest
-	6,  // 17: heddle.v1.NodeService.RenameNode:input_type -> heddle.v1.RenameNodeRequest
-	8,  // 18: heddle.v1.NodeService.DeleteNode:input_type -> heddle.v1.DeleteNodeRequest
-	10, // 19: heddle.v1.NodeService.ExpireNode:input_type -> heddle.v1.ExpireNodeRequest
-	12, // 20: heddle.v1.NodeService.SetTags:input_type -> heddle.v1.SetTagsRequest
-	14, // 21: heddle.v1.NodeService.SetApprovedRoutes:input_type -> heddle.v1.SetApprovedRoutesRequest
-	16, // 22: heddle.v1.NodeService.ListRoutes:input_type -> heddle.v1.ListRoutesRequest
-	3,  // 23: heddle.v1.NodeService.GetNode:output_type -> heddle.v1.GetNodeResponse
-	5,  // 24: heddle.v1.NodeService.ListNodes:output_type -> heddle.v1.ListNodesResponse
-	7,  // 25: heddle.v1.NodeService.RenameNode:output_type -> heddle.v1.RenameNodeResponse
-	9,  // 26: heddle.v1.NodeService.DeleteNode:output_type -> heddle.v1.DeleteNodeResponse
-	11, // 27: heddle.v1.NodeService.ExpireNode:output_type -> heddle.v1.ExpireNodeResponse
-	13, // 28: heddle.v1.NodeService.SetTags:output_type -> heddle.v1.SetTagsResponse
-	15, // 29: heddle.v1.NodeService.SetApprovedRoutes:output_type -> heddle.v1.SetApprovedRoutesResponse
-	17, // 30: heddle.v1.NodeService.ListRoutes:output_type -> heddle.v1.ListRoutesResponse
-	23, // [23:31] is the sub-list for method output_type
-	15, // [15:23] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	1,  // 14: heddle.v1.ApproveNodeResponse.node:type_name -> heddle.v1.Node
+	1,  // 15: heddle.v1.SetKeyExpiryResponse.node:type_name -> heddle.v1.Node
+	1,  // 16: heddle.v1.RegisterNodeResponse.node:type_name -> heddle.v1.Node
+	28, // 17: heddle.v1.ListRoutesResponse.routes:type_name -> heddle.v1.Route
+	2,  // 18: heddle.v1.NodeService.GetNode:input_type -> heddle.v1.GetNodeRequest
+	4,  // 19: heddle.v1.NodeService.ListNodes:input_type -> heddle.v1.ListNodesRequest
+	6,  // 20: heddle.v1.NodeService.RenameNode:input_type -> heddle.v1.RenameNodeRequest
+	8,  // 21: heddle.v1.NodeService.DeleteNode:input_type -> heddle.v1.DeleteNodeRequest
+	10, // 22: heddle.v1.NodeService.ExpireNode:input_type -> heddle.v1.ExpireNodeRequest
+	12, // 23: heddle.v1.NodeService.SetTags:input_type -> heddle.v1.SetTagsRequest
+	14, // 24: heddle.v1.NodeService.SetApprovedRoutes:input_type -> heddle.v1.SetApprovedRoutesRequest
+	16, // 25: heddle.v1.NodeService.ApproveNode:input_type -> heddle.v1.ApproveNodeRequest
+	18, // 26: heddle.v1.NodeService.RejectNode:input_type -> heddle.v1.RejectNodeRequest
+	20, // 27: heddle.v1.NodeService.SetKeyExpiry:input_type -> heddle.v1.SetKeyExpiryRequest
+	22, // 28: heddle.v1.NodeService.RegisterNode:input_type -> heddle.v1.RegisterNodeRequest
+	24, // 29: heddle.v1.NodeService.BackfillNodeIPs:input_type -> heddle.v1.BackfillNodeIPsRequest
+	26, // 30: heddle.v1.NodeService.ListRoutes:input_type -> heddle.v1.ListRoutesRequest
+	3,  // 31: heddle.v1.NodeService.GetNode:output_type -> heddle.v1.GetNodeResponse
+	5,  // 32: heddle.v1.NodeService.ListNodes:output_type -> heddle.v1.ListNodesResponse
+	7,  // 33: heddle.v1.NodeService.RenameNode:output_type -> heddle.v1.RenameNodeResponse
+	9,  // 34: heddle.v1.NodeService.DeleteNode:output_type -> heddle.v1.DeleteNodeResponse
+	11, // 35: heddle.v1.NodeService.ExpireNode:output_type -> heddle.v1.ExpireNodeResponse
+	13, // 36: heddle.v1.NodeService.SetTags:output_type -> heddle.v1.SetTagsResponse
+	15, // 37: heddle.v1.NodeService.SetApprovedRoutes:output_type -> heddle.v1.SetApprovedRoutesResponse
+	17, // 38: heddle.v1.NodeService.ApproveNode:output_type -> heddle.v1.ApproveNodeResponse
+	19, // 39: heddle.v1.NodeService.RejectNode:output_type -> heddle.v1.RejectNodeResponse
+	21, // 40: heddle.v1.NodeService.SetKeyExpiry:output_type -> heddle.v1.SetKeyExpiryResponse
+	23, // 41: heddle.v1.NodeService.RegisterNode:output_type -> heddle.v1.RegisterNodeResponse
+	25, // 42: heddle.v1.NodeService.BackfillNodeIPs:output_type -> heddle.v1.BackfillNodeIPsResponse
+	27, // 43: heddle.v1.NodeService.ListRoutes:output_type -> heddle.v1.ListRoutesResponse
+	31, // [31:44] is the sub-list for method output_type
+	18, // [18:31] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_node_proto_init() }
@@ -1495,7 +2052,7 @@ func file_heddle_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_node_proto_rawDesc), len(file_heddle_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,11 @@ const (
 	NodeService_ExpireNode_FullMethodName        = "/heddle.v1.NodeService/ExpireNode"
 	NodeService_SetTags_FullMethodName           = "/heddle.v1.NodeService/SetTags"
 	NodeService_SetApprovedRoutes_FullMethodName = "/heddle.v1.NodeService/SetApprovedRoutes"
+	NodeService_ApproveNode_FullMethodName       = "/heddle.v1.NodeService/ApproveNode"
+	NodeService_RejectNode_FullMethodName        = "/heddle.v1.NodeService/RejectNode"
+	NodeService_SetKeyExpiry_FullMethodName      = "/heddle.v1.NodeService/SetKeyExpiry"
+	NodeService_RegisterNode_FullMethodName      = "/heddle.v1.NodeService/RegisterNode"
+	NodeService_BackfillNodeIPs_FullMethodName   = "/heddle.v1.NodeService/BackfillNodeIPs"
 	NodeService_ListRoutes_FullMethodName        = "/heddle.v1.NodeService/ListRoutes"
 )
 
@@ -50,6 +55,19 @@ type NodeServiceClient interface {
 	// Approves routes of a node. FAILED_PRECONDITION for one that the node does not
 	// advertise, unless force is set.
 	SetApprovedRoutes(ctx context.Context, in *SetApprovedRoutesRequest, opts ...grpc.CallOption) (*SetApprovedRoutesResponse, error)
+	// Lets in a node that waits for approval. FAILED_PRECONDITION for one that does
+	// not.
+	ApproveNode(ctx context.Context, in *ApproveNodeRequest, opts ...grpc.CallOption) (*ApproveNodeResponse, error)
+	// Deletes a node that waits for approval. FAILED_PRECONDITION for one that does
+	// not.
+	RejectNode(ctx context.Context, in *RejectNodeRequest, opts ...grpc.CallOption) (*RejectNodeResponse, error)
+	// Says whether the key of a node expires at all.
+	SetKeyExpiry(ctx context.Context, in *SetKeyExpiryRequest, opts ...grpc.CallOption) (*SetKeyExpiryResponse, error)
+	// Admits the device that shows the given code to its user; the same as
+	// AuthService.AuthRegister, under the name that it had first.
+	RegisterNode(ctx context.Context, in *RegisterNodeRequest, opts ...grpc.CallOption) (*RegisterNodeResponse, error)
+	// Gives an address to every node that lacks one of a family.
+	BackfillNodeIPs(ctx context.Context, in *BackfillNodeIPsRequest, opts ...grpc.CallOption) (*BackfillNodeIPsResponse, error)
 	// Lists the routes of one node or all nodes.
 	ListRoutes(ctx context.Context, in *ListRoutesRequest, opts ...grpc.CallOption) (*ListRoutesResponse, error)
 }
@@ -132,6 +150,56 @@ func (c *nodeServiceClient) SetApprovedRoutes(ctx context.Context, in *SetApprov
 	return out, nil
 }
 
+func (c *nodeServiceClient) ApproveNode(ctx context.Context, in *ApproveNodeRequest, opts ...grpc.CallOption) (*ApproveNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApproveNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_ApproveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) RejectNode(ctx context.Context, in *RejectNodeRequest, opts ...grpc.CallOption) (*RejectNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RejectNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_RejectNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) SetKeyExpiry(ctx context.Context, in *SetKeyExpiryRequest, opts ...grpc.CallOption) (*SetKeyExpiryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetKeyExpiryResponse)
+	err := c.cc.Invoke(ctx, NodeService_SetKeyExpiry_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) RegisterNode(ctx context.Context, in *RegisterNodeRequest, opts ...grpc.CallOption) (*RegisterNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegisterNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_RegisterNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) BackfillNodeIPs(ctx context.Context, in *BackfillNodeIPsRequest, opts ...grpc.CallOption) (*BackfillNodeIPsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BackfillNodeIPsResponse)
+	err := c.cc.Invoke(ctx, NodeService_BackfillNodeIPs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeServiceClient) ListRoutes(ctx context.Context, in *ListRoutesRequest, opts ...grpc.CallOption) (*ListRoutesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListRoutesResponse)
@@ -163,6 +231,19 @@ type NodeServiceServer interface {
 	// Approves routes of a node. FAILED_PRECONDITION for one that the node does not
 	// advertise, unless force is set.
 	SetApprovedRoutes(context.Context, *SetApprovedRoutesRequest) (*SetApprovedRoutesResponse, error)
+	// Lets in a node that waits for approval. FAILED_PRECONDITION for one that does
+	// not.
+	ApproveNode(context.Context, *ApproveNodeRequest) (*ApproveNodeResponse, error)
+	// Deletes a node that waits for approval. FAILED_PRECONDITION for one that does
+	// not.
+	RejectNode(context.Context, *RejectNodeRequest) (*RejectNodeResponse, error)
+	// Says whether the key of a node expires at all.
+	SetKeyExpiry(context.Context, *SetKeyExpiryRequest) (*SetKeyExpiryResponse, error)
+	// Admits the device that shows the given code to its user; the same as
+	// AuthService.AuthRegister, under the name that it had first.
+	RegisterNode(context.Context, *RegisterNodeRequest) (*RegisterNodeResponse, error)
+	// Gives an address to every node that lacks one of a family.
+	BackfillNodeIPs(context.Context, *BackfillNodeIPsRequest) (*BackfillNodeIPsResponse, error)
 	// Lists the routes of one node or all nodes.
 	ListRoutes(context.Context, *ListRoutesRequest) (*ListRoutesResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
@@ -195,6 +276,21 @@ func (UnimplementedNodeServiceServer) SetTags(context.Context, *SetTagsRequest) 
 }
 func (UnimplementedNodeServiceServer) SetApprovedRoutes(context.Context, *SetApprovedRoutesRequest) (*SetApprovedRoutesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetApprovedRoutes not implemented")
+}
+func (UnimplementedNodeServiceServer) ApproveNode(context.Context, *ApproveNodeRequest) (*ApproveNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApproveNode not implemented")
+}
+func (UnimplementedNodeServiceServer) RejectNode(context.Context, *RejectNodeRequest) (*RejectNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RejectNode not implemented")
+}
+func (UnimplementedNodeServiceServer) SetKeyExpiry(context.Context, *SetKeyExpiryRequest) (*SetKeyExpiryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetKeyExpiry not implemented")
+}
+func (UnimplementedNodeServiceServer) RegisterNode(context.Context, *RegisterNodeRequest) (*RegisterNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegisterNode not implemented")
+}
+func (UnimplementedNodeServiceServer) BackfillNodeIPs(context.Context, *BackfillNodeIPsRequest) (*BackfillNodeIPsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BackfillNodeIPs not implemented")
 }
 func (UnimplementedNodeServiceServer) ListRoutes(context.Context, *ListRoutesRequest) (*ListRoutesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRoutes not implemented")
@@ -346,6 +442,96 @@ func _NodeService_SetApprovedRoutes_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_ApproveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApproveNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ApproveNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ApproveNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ApproveNode(ctx, req.(*ApproveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_RejectNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RejectNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RejectNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RejectNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RejectNode(ctx, req.(*RejectNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_SetKeyExpiry_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetKeyExpiryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetKeyExpiry(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetKeyExpiry_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetKeyExpiry(ctx, req.(*SetKeyExpiryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_RegisterNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegisterNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RegisterNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RegisterNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RegisterNode(ctx, req.(*RegisterNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_BackfillNodeIPs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BackfillNodeIPsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).BackfillNodeIPs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_BackfillNodeIPs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).BackfillNodeIPs(ctx, req.(*BackfillNodeIPsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_ListRoutes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListRoutesRequest)
 	if err := dec(in); err != nil {
@@ -398,6 +584,26 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetApprovedRoutes",
 			Handler:    _NodeService_SetApprovedRoutes_Handler,
+		},
+		{
+			MethodName: "ApproveNode",
+			Handler:    _NodeService_ApproveNode_Handler,
+		},
+		{
+			MethodName: "RejectNode",
+			Handler:    _NodeService_RejectNode_Handler,
+		},
+		{
+			MethodName: "SetKeyExpiry",
+			Handler:    _NodeService_SetKeyExpiry_Handler,
+		},
+		{
+			MethodName: "RegisterNode",
+			Handler:    _NodeService_RegisterNode_Handler,
+		},
+		{
+			MethodName: "BackfillNodeIPs",
+			Handler:    _NodeService_BackfillNodeIPs_Handler,
 		},
 		{
 			MethodName: "ListRoutes",

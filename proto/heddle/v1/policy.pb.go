@@ -421,9 +421,7 @@ func (x *CheckPolicyRequest) GetPolicy() string {
 
 type CheckPolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All problems in the order of the text; none if the policy is good.
-	Problems []*PolicyProblem `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
-	// What the policy asks for and does not get; none if there are problems.
+	// What the policy asks for and does not get.
 	Warnings      []*PolicyProblem `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -457,13 +455,6 @@ func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
 func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
 	return file_heddle_v1_policy_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *CheckPolicyResponse) GetProblems() []*PolicyProblem {
-	if x != nil {
-		return x.Problems
-	}
-	return nil
 }
 
 func (x *CheckPolicyResponse) GetWarnings() []*PolicyProblem {
@@ -546,7 +537,8 @@ func (x *PolicyProblem) GetExcerpt() string {
 	return ""
 }
 
-// All problems of a policy; a detail of the status of SetPolicy.
+// All problems of a policy in the order of its text; a detail of the status of
+// SetPolicy and CheckPolicy.
 type PolicyProblems struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Problems      []*PolicyProblem       `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
@@ -1940,10 +1932,9 @@ const file_heddle_v1_policy_proto_rawDesc = "" +
 	"\bwarnings\x18\x05 \x03(\v2\x18.heddle.v1.PolicyProblemR\bwarnings\x12/\n" +
 	"\x06impact\x18\x06 \x01(\v2\x17.heddle.v1.PolicyImpactR\x06impact\",\n" +
 	"\x12CheckPolicyRequest\x12\x16\n" +
-	"\x06policy\x18\x01 \x01(\tR\x06policy\"\x81\x01\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\"[\n" +
 	"\x13CheckPolicyResponse\x124\n" +
-	"\bproblems\x18\x01 \x03(\v2\x18.heddle.v1.PolicyProblemR\bproblems\x124\n" +
-	"\bwarnings\x18\x02 \x03(\v2\x18.heddle.v1.PolicyProblemR\bwarnings\"o\n" +
+	"\bwarnings\x18\x02 \x03(\v2\x18.heddle.v1.PolicyProblemR\bwarningsJ\x04\b\x01\x10\x02R\bproblems\"o\n" +
 	"\rPolicyProblem\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\rR\x04line\x12\x16\n" +
 	"\x06column\x18\x02 \x01(\rR\x06column\x12\x18\n" +
@@ -2118,45 +2109,44 @@ var file_heddle_v1_policy_proto_depIdxs = []int32{
 	28, // 3: heddle.v1.SetPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
 	7,  // 4: heddle.v1.SetPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
 	9,  // 5: heddle.v1.SetPolicyResponse.impact:type_name -> heddle.v1.PolicyImpact
-	7,  // 6: heddle.v1.CheckPolicyResponse.problems:type_name -> heddle.v1.PolicyProblem
-	7,  // 7: heddle.v1.CheckPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
-	7,  // 8: heddle.v1.PolicyProblems.problems:type_name -> heddle.v1.PolicyProblem
-	11, // 9: heddle.v1.PolicyImpact.changes:type_name -> heddle.v1.PolicyChange
-	10, // 10: heddle.v1.PolicyImpact.capabilities:type_name -> heddle.v1.PolicyNodes
-	10, // 11: heddle.v1.PolicyChange.sources:type_name -> heddle.v1.PolicyNodes
-	10, // 12: heddle.v1.PolicyChange.destinations:type_name -> heddle.v1.PolicyNodes
-	14, // 13: heddle.v1.ListPoliciesResponse.versions:type_name -> heddle.v1.PolicyVersion
-	28, // 14: heddle.v1.PolicyVersion.updated_at:type_name -> google.protobuf.Timestamp
-	28, // 15: heddle.v1.RollbackPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
-	7,  // 16: heddle.v1.RollbackPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
-	9,  // 17: heddle.v1.RollbackPolicyResponse.impact:type_name -> heddle.v1.PolicyImpact
-	19, // 18: heddle.v1.ExplainPolicyResponse.flows:type_name -> heddle.v1.PolicyFlow
-	20, // 19: heddle.v1.PolicyFlow.rules:type_name -> heddle.v1.PolicyRule
-	23, // 20: heddle.v1.PolicyFlow.entries:type_name -> heddle.v1.PolicyFilterRule
-	23, // 21: heddle.v1.PreviewPolicyResponse.filter:type_name -> heddle.v1.PolicyFilterRule
-	24, // 22: heddle.v1.PreviewPolicyResponse.peers:type_name -> heddle.v1.PolicyPeer
-	25, // 23: heddle.v1.PreviewPolicyResponse.ssh:type_name -> heddle.v1.PolicySSHRule
-	26, // 24: heddle.v1.PreviewPolicyResponse.capabilities:type_name -> heddle.v1.PolicyCapability
-	27, // 25: heddle.v1.PolicySSHRule.users:type_name -> heddle.v1.PolicySSHRule.UsersEntry
-	0,  // 26: heddle.v1.PolicyService.GetPolicy:input_type -> heddle.v1.GetPolicyRequest
-	3,  // 27: heddle.v1.PolicyService.SetPolicy:input_type -> heddle.v1.SetPolicyRequest
-	5,  // 28: heddle.v1.PolicyService.CheckPolicy:input_type -> heddle.v1.CheckPolicyRequest
-	12, // 29: heddle.v1.PolicyService.ListPolicies:input_type -> heddle.v1.ListPoliciesRequest
-	15, // 30: heddle.v1.PolicyService.RollbackPolicy:input_type -> heddle.v1.RollbackPolicyRequest
-	17, // 31: heddle.v1.PolicyService.ExplainPolicy:input_type -> heddle.v1.ExplainPolicyRequest
-	21, // 32: heddle.v1.PolicyService.PreviewPolicy:input_type -> heddle.v1.PreviewPolicyRequest
-	1,  // 33: heddle.v1.PolicyService.GetPolicy:output_type -> heddle.v1.GetPolicyResponse
-	4,  // 34: heddle.v1.PolicyService.SetPolicy:output_type -> heddle.v1.SetPolicyResponse
-	6,  // 35: heddle.v1.PolicyService.CheckPolicy:output_type -> heddle.v1.CheckPolicyResponse
-	13, // 36: heddle.v1.PolicyService.ListPolicies:output_type -> heddle.v1.ListPoliciesResponse
-	16, // 37: heddle.v1.PolicyService.RollbackPolicy:output_type -> heddle.v1.RollbackPolicyResponse
-	18, // 38: heddle.v1.PolicyService.ExplainPolicy:output_type -> heddle.v1.ExplainPolicyResponse
-	22, // 39: heddle.v1.PolicyService.PreviewPolicy:output_type -> heddle.v1.PreviewPolicyResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	7,  // 6: heddle.v1.CheckPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
+	7,  // 7: heddle.v1.PolicyProblems.problems:type_name -> heddle.v1.PolicyProblem
+	11, // 8: heddle.v1.PolicyImpact.changes:type_name -> heddle.v1.PolicyChange
+	10, // 9: heddle.v1.PolicyImpact.capabilities:type_name -> heddle.v1.PolicyNodes
+	10, // 10: heddle.v1.PolicyChange.sources:type_name -> heddle.v1.PolicyNodes
+	10, // 11: heddle.v1.PolicyChange.destinations:type_name -> heddle.v1.PolicyNodes
+	14, // 12: heddle.v1.ListPoliciesResponse.versions:type_name -> heddle.v1.PolicyVersion
+	28, // 13: heddle.v1.PolicyVersion.updated_at:type_name -> google.protobuf.Timestamp
+	28, // 14: heddle.v1.RollbackPolicyResponse.updated_at:type_name -> google.protobuf.Timestamp
+	7,  // 15: heddle.v1.RollbackPolicyResponse.warnings:type_name -> heddle.v1.PolicyProblem
+	9,  // 16: heddle.v1.RollbackPolicyResponse.impact:type_name -> heddle.v1.PolicyImpact
+	19, // 17: heddle.v1.ExplainPolicyResponse.flows:type_name -> heddle.v1.PolicyFlow
+	20, // 18: heddle.v1.PolicyFlow.rules:type_name -> heddle.v1.PolicyRule
+	23, // 19: heddle.v1.PolicyFlow.entries:type_name -> heddle.v1.PolicyFilterRule
+	23, // 20: heddle.v1.PreviewPolicyResponse.filter:type_name -> heddle.v1.PolicyFilterRule
+	24, // 21: heddle.v1.PreviewPolicyResponse.peers:type_name -> heddle.v1.PolicyPeer
+	25, // 22: heddle.v1.PreviewPolicyResponse.ssh:type_name -> heddle.v1.PolicySSHRule
+	26, // 23: heddle.v1.PreviewPolicyResponse.capabilities:type_name -> heddle.v1.PolicyCapability
+	27, // 24: heddle.v1.PolicySSHRule.users:type_name -> heddle.v1.PolicySSHRule.UsersEntry
+	0,  // 25: heddle.v1.PolicyService.GetPolicy:input_type -> heddle.v1.GetPolicyRequest
+	3,  // 26: heddle.v1.PolicyService.SetPolicy:input_type -> heddle.v1.SetPolicyRequest
+	5,  // 27: heddle.v1.PolicyService.CheckPolicy:input_type -> heddle.v1.CheckPolicyRequest
+	12, // 28: heddle.v1.PolicyService.ListPolicies:input_type -> heddle.v1.ListPoliciesRequest
+	15, // 29: heddle.v1.PolicyService.RollbackPolicy:input_type -> heddle.v1.RollbackPolicyRequest
+	17, // 30: heddle.v1.PolicyService.ExplainPolicy:input_type -> heddle.v1.ExplainPolicyRequest
+	21, // 31: heddle.v1.PolicyService.PreviewPolicy:input_type -> heddle.v1.PreviewPolicyRequest
+	1,  // 32: heddle.v1.PolicyService.GetPolicy:output_type -> heddle.v1.GetPolicyResponse
+	4,  // 33: heddle.v1.PolicyService.SetPolicy:output_type -> heddle.v1.SetPolicyResponse
+	6,  // 34: heddle.v1.PolicyService.CheckPolicy:output_type -> heddle.v1.CheckPolicyResponse
+	13, // 35: heddle.v1.PolicyService.ListPolicies:output_type -> heddle.v1.ListPoliciesResponse
+	16, // 36: heddle.v1.PolicyService.RollbackPolicy:output_type -> heddle.v1.RollbackPolicyResponse
+	18, // 37: heddle.v1.PolicyService.ExplainPolicy:output_type -> heddle.v1.ExplainPolicyResponse
+	22, // 38: heddle.v1.PolicyService.PreviewPolicy:output_type -> heddle.v1.PreviewPolicyResponse
+	32, // [32:39] is the sub-list for method output_type
+	25, // [25:32] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_policy_proto_init() }

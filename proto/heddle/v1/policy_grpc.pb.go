@@ -37,10 +37,11 @@ type PolicyServiceClient interface {
 	// Returns the policy in force, or an earlier one.
 	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
 	// Replaces the policy. INVALID_ARGUMENT if it has problems, with a
-	// PolicyProblems message in the status details. FAILED_PRECONDITION if
-	// if_match does not match or the policy comes from a file.
+	// PolicyProblems message in the status details. ABORTED if if_match does not
+	// match, FAILED_PRECONDITION if the policy comes from a file.
 	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*SetPolicyResponse, error)
-	// Says what SetPolicy would say, and changes nothing.
+	// Says what SetPolicy would say, and changes nothing: INVALID_ARGUMENT with
+	// the same details if the policy has problems.
 	CheckPolicy(ctx context.Context, in *CheckPolicyRequest, opts ...grpc.CallOption) (*CheckPolicyResponse, error)
 	// Lists the policies that there were, newest first.
 	ListPolicies(ctx context.Context, in *ListPoliciesRequest, opts ...grpc.CallOption) (*ListPoliciesResponse, error)
@@ -140,10 +141,11 @@ type PolicyServiceServer interface {
 	// Returns the policy in force, or an earlier one.
 	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
 	// Replaces the policy. INVALID_ARGUMENT if it has problems, with a
-	// PolicyProblems message in the status details. FAILED_PRECONDITION if
-	// if_match does not match or the policy comes from a file.
+	// PolicyProblems message in the status details. ABORTED if if_match does not
+	// match, FAILED_PRECONDITION if the policy comes from a file.
 	SetPolicy(context.Context, *SetPolicyRequest) (*SetPolicyResponse, error)
-	// Says what SetPolicy would say, and changes nothing.
+	// Says what SetPolicy would say, and changes nothing: INVALID_ARGUMENT with
+	// the same details if the policy has problems.
 	CheckPolicy(context.Context, *CheckPolicyRequest) (*CheckPolicyResponse, error)
 	// Lists the policies that there were, newest first.
 	ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesResponse, error)

@@ -52,7 +52,9 @@ type PreAuthKey struct {
 	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	// Whether it still admits devices, or why not: valid, used, expired or
 	// revoked.
-	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
+	// Whether the devices that join with it need no approval.
+	Preauthorized bool `protobuf:"varint,14,opt,name=preauthorized,proto3" json:"preauthorized,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -178,6 +180,13 @@ func (x *PreAuthKey) GetState() string {
 	return ""
 }
 
+func (x *PreAuthKey) GetPreauthorized() bool {
+	if x != nil {
+		return x.Preauthorized
+	}
+	return false
+}
+
 type CreatePreAuthKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID, name or mail address of whom devices will belong to. May be empty if
@@ -192,7 +201,9 @@ type CreatePreAuthKeyRequest struct {
 	// For people.
 	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
 	// Instead of expiration: how long from now, by the server's clock.
-	Lifetime      *durationpb.Duration `protobuf:"bytes,7,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	Lifetime *durationpb.Duration `protobuf:"bytes,7,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Whether the devices that join with it need no approval.
+	Preauthorized bool `protobuf:"varint,8,opt,name=preauthorized,proto3" json:"preauthorized,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -274,6 +285,13 @@ func (x *CreatePreAuthKeyRequest) GetLifetime() *durationpb.Duration {
 		return x.Lifetime
 	}
 	return nil
+}
+
+func (x *CreatePreAuthKeyRequest) GetPreauthorized() bool {
+	if x != nil {
+		return x.Preauthorized
+	}
+	return false
 }
 
 type CreatePreAuthKeyResponse struct {
@@ -441,7 +459,9 @@ type ExpirePreAuthKeyRequest struct {
 	// ID of the key.
 	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Instead of the ID: the key as lists show it, or the secret itself.
-	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// If set, the key must be of that user: ID, name or mail address.
+	User          string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +510,13 @@ func (x *ExpirePreAuthKeyRequest) GetKey() string {
 	return ""
 }
 
+func (x *ExpirePreAuthKeyRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
 type ExpirePreAuthKeyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -531,7 +558,9 @@ type DeletePreAuthKeyRequest struct {
 	// ID of the key.
 	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Instead of the ID: the key as lists show it, or the secret itself.
-	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// If set, the key must be of that user: ID, name or mail address.
+	User          string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -580,6 +609,13 @@ func (x *DeletePreAuthKeyRequest) GetKey() string {
 	return ""
 }
 
+func (x *DeletePreAuthKeyRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
 type DeletePreAuthKeyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -620,7 +656,7 @@ var File_heddle_v1_preauthkey_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"\n" +
-	"\x1aheddle/v1/preauthkey.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14heddle/v1/user.proto\"\xdf\x03\n" +
+	"\x1aheddle/v1/preauthkey.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14heddle/v1/user.proto\"\x85\x04\n" +
 	"\n" +
 	"PreAuthKey\x12#\n" +
 	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\x12\x0e\n" +
@@ -640,7 +676,8 @@ const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"\tlast_used\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x129\n" +
 	"\n" +
 	"revoked_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x14\n" +
-	"\x05state\x18\r \x01(\tR\x05state\"\x97\x02\n" +
+	"\x05state\x18\r \x01(\tR\x05state\x12$\n" +
+	"\rpreauthorized\x18\x0e \x01(\bR\rpreauthorized\"\xbd\x02\n" +
 	"\x17CreatePreAuthKeyRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
 	"\breusable\x18\x02 \x01(\bR\breusable\x12\x1c\n" +
@@ -650,7 +687,8 @@ const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"expiration\x12\x19\n" +
 	"\bacl_tags\x18\x05 \x03(\tR\aaclTags\x12 \n" +
 	"\vdescription\x18\x06 \x01(\tR\vdescription\x125\n" +
-	"\blifetime\x18\a \x01(\v2\x19.google.protobuf.DurationR\blifetime\"S\n" +
+	"\blifetime\x18\a \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12$\n" +
+	"\rpreauthorized\x18\b \x01(\bR\rpreauthorized\"S\n" +
 	"\x18CreatePreAuthKeyResponse\x127\n" +
 	"\fpre_auth_key\x18\x01 \x01(\v2\x15.heddle.v1.PreAuthKeyR\n" +
 	"preAuthKey\"h\n" +
@@ -661,14 +699,16 @@ const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"|\n" +
 	"\x17ListPreAuthKeysResponse\x129\n" +
 	"\rpre_auth_keys\x18\x01 \x03(\v2\x15.heddle.v1.PreAuthKeyR\vpreAuthKeys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\";\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"O\n" +
 	"\x17ExpirePreAuthKeyRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"\x1a\n" +
-	"\x18ExpirePreAuthKeyResponse\";\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\"\x1a\n" +
+	"\x18ExpirePreAuthKeyResponse\"O\n" +
 	"\x17DeletePreAuthKeyRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"\x1a\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\"\x1a\n" +
 	"\x18DeletePreAuthKeyResponse2\x84\x03\n" +
 	"\x11PreAuthKeyService\x12[\n" +
 	"\x10CreatePreAuthKey\x12\".heddle.v1.CreatePreAuthKeyRequest\x1a#.heddle.v1.CreatePreAuthKeyResponse\x12X\n" +

@@ -42,7 +42,15 @@ type User struct {
 	ProfilePicUrl string `protobuf:"bytes,8,opt,name=profile_pic_url,json=profilePicUrl,proto3" json:"profile_pic_url,omitempty"`
 	// The user's role in the tailnet: owner, admin, it-admin, network-admin,
 	// billing-admin, auditor or member.
-	Role          string `protobuf:"bytes,9,opt,name=role,proto3" json:"role,omitempty"`
+	Role string `protobuf:"bytes,9,opt,name=role,proto3" json:"role,omitempty"`
+	// Whether the user may use the tailnet: active, needs-approval or suspended.
+	Status string `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"`
+	// With what the user logs in; none for a local user.
+	Identities []*Identity `protobuf:"bytes,11,rep,name=identities,proto3" json:"identities,omitempty"`
+	// Groups that the identity provider told of at the last login, sorted.
+	Groups []string `protobuf:"bytes,12,rep,name=groups,proto3" json:"groups,omitempty"`
+	// When the user last logged in; unset if they never did.
+	LastLogin     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_login,json=lastLogin,proto3" json:"last_login,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -140,6 +148,179 @@ func (x *User) GetRole() string {
 	return ""
 }
 
+func (x *User) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *User) GetIdentities() []*Identity {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+func (x *User) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *User) GetLastLogin() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastLogin
+	}
+	return nil
+}
+
+// Who somebody is at an identity provider. It stays the same whatever becomes
+// of the mail address.
+type Identity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URL of the provider, as in its tokens.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The person's ID there.
+	Subject       string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Identity) Reset() {
+	*x = Identity{}
+	mi := &file_heddle_v1_user_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Identity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Identity) ProtoMessage() {}
+
+func (x *Identity) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Identity.ProtoReflect.Descriptor instead.
+func (*Identity) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Identity) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Identity) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+type GetUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUserRequest) Reset() {
+	*x = GetUserRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUserRequest) ProtoMessage() {}
+
+func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
+func (*GetUserRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type GetUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUserResponse) Reset() {
+	*x = GetUserResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUserResponse) ProtoMessage() {}
+
+func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
+func (*GetUserResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
 type CreateUserRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A name or a mail address.
@@ -155,7 +336,7 @@ type CreateUserRequest struct {
 
 func (x *CreateUserRequest) Reset() {
 	*x = CreateUserRequest{}
-	mi := &file_heddle_v1_user_proto_msgTypes[1]
+	mi := &file_heddle_v1_user_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -167,7 +348,7 @@ func (x *CreateUserRequest) String() string {
 func (*CreateUserRequest) ProtoMessage() {}
 
 func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[1]
+	mi := &file_heddle_v1_user_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -180,7 +361,7 @@ func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
 func (*CreateUserRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{1}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateUserRequest) GetName() string {
@@ -227,7 +408,7 @@ type CreateUserResponse struct {
 
 func (x *CreateUserResponse) Reset() {
 	*x = CreateUserResponse{}
-	mi := &file_heddle_v1_user_proto_msgTypes[2]
+	mi := &file_heddle_v1_user_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -239,7 +420,7 @@ func (x *CreateUserResponse) String() string {
 func (*CreateUserResponse) ProtoMessage() {}
 
 func (x *CreateUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[2]
+	mi := &file_heddle_v1_user_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -252,7 +433,7 @@ func (x *CreateUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserResponse.ProtoReflect.Descriptor instead.
 func (*CreateUserResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{2}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateUserResponse) GetUser() *User {
@@ -280,7 +461,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_heddle_v1_user_proto_msgTypes[3]
+	mi := &file_heddle_v1_user_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +473,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[3]
+	mi := &file_heddle_v1_user_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +486,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{3}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListUsersRequest) GetId() uint64 {
@@ -354,7 +535,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_heddle_v1_user_proto_msgTypes[4]
+	mi := &file_heddle_v1_user_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +547,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[4]
+	mi := &file_heddle_v1_user_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +560,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{4}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -407,7 +588,7 @@ type RenameUserRequest struct {
 
 func (x *RenameUserRequest) Reset() {
 	*x = RenameUserRequest{}
-	mi := &file_heddle_v1_user_proto_msgTypes[5]
+	mi := &file_heddle_v1_user_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +600,7 @@ func (x *RenameUserRequest) String() string {
 func (*RenameUserRequest) ProtoMessage() {}
 
 func (x *RenameUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[5]
+	mi := &file_heddle_v1_user_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +613,7 @@ func (x *RenameUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameUserRequest.ProtoReflect.Descriptor instead.
 func (*RenameUserRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{5}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RenameUserRequest) GetUser() string {
@@ -458,7 +639,7 @@ type RenameUserResponse struct {
 
 func (x *RenameUserResponse) Reset() {
 	*x = RenameUserResponse{}
-	mi := &file_heddle_v1_user_proto_msgTypes[6]
+	mi := &file_heddle_v1_user_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +651,7 @@ func (x *RenameUserResponse) String() string {
 func (*RenameUserResponse) ProtoMessage() {}
 
 func (x *RenameUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[6]
+	mi := &file_heddle_v1_user_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +664,7 @@ func (x *RenameUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameUserResponse.ProtoReflect.Descriptor instead.
 func (*RenameUserResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{6}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RenameUserResponse) GetUser() *User {
@@ -503,7 +684,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_heddle_v1_user_proto_msgTypes[7]
+	mi := &file_heddle_v1_user_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +696,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[7]
+	mi := &file_heddle_v1_user_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +709,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{7}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteUserRequest) GetUser() string {
@@ -546,7 +727,7 @@ type DeleteUserResponse struct {
 
 func (x *DeleteUserResponse) Reset() {
 	*x = DeleteUserResponse{}
-	mi := &file_heddle_v1_user_proto_msgTypes[8]
+	mi := &file_heddle_v1_user_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +739,7 @@ func (x *DeleteUserResponse) String() string {
 func (*DeleteUserResponse) ProtoMessage() {}
 
 func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_user_proto_msgTypes[8]
+	mi := &file_heddle_v1_user_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,14 +752,573 @@ func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
 func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_user_proto_rawDescGZIP(), []int{8}
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{11}
+}
+
+type ApproveUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveUserRequest) Reset() {
+	*x = ApproveUserRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveUserRequest) ProtoMessage() {}
+
+func (x *ApproveUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveUserRequest.ProtoReflect.Descriptor instead.
+func (*ApproveUserRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ApproveUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type ApproveUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveUserResponse) Reset() {
+	*x = ApproveUserResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveUserResponse) ProtoMessage() {}
+
+func (x *ApproveUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveUserResponse.ProtoReflect.Descriptor instead.
+func (*ApproveUserResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ApproveUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type SuspendUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendUserRequest) Reset() {
+	*x = SuspendUserRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendUserRequest) ProtoMessage() {}
+
+func (x *SuspendUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendUserRequest.ProtoReflect.Descriptor instead.
+func (*SuspendUserRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SuspendUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type SuspendUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendUserResponse) Reset() {
+	*x = SuspendUserResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendUserResponse) ProtoMessage() {}
+
+func (x *SuspendUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendUserResponse.ProtoReflect.Descriptor instead.
+func (*SuspendUserResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SuspendUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type RestoreUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreUserRequest) Reset() {
+	*x = RestoreUserRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreUserRequest) ProtoMessage() {}
+
+func (x *RestoreUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreUserRequest.ProtoReflect.Descriptor instead.
+func (*RestoreUserRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RestoreUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type RestoreUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreUserResponse) Reset() {
+	*x = RestoreUserResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreUserResponse) ProtoMessage() {}
+
+func (x *RestoreUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreUserResponse.ProtoReflect.Descriptor instead.
+func (*RestoreUserResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RestoreUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type SetUserRoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// As in User.role.
+	Role          string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserRoleRequest) Reset() {
+	*x = SetUserRoleRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserRoleRequest) ProtoMessage() {}
+
+func (x *SetUserRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserRoleRequest.ProtoReflect.Descriptor instead.
+func (*SetUserRoleRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetUserRoleRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SetUserRoleRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+type SetUserRoleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserRoleResponse) Reset() {
+	*x = SetUserRoleResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserRoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserRoleResponse) ProtoMessage() {}
+
+func (x *SetUserRoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserRoleResponse.ProtoReflect.Descriptor instead.
+func (*SetUserRoleResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetUserRoleResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type LinkIdentityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User          string    `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Identity      *Identity `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkIdentityRequest) Reset() {
+	*x = LinkIdentityRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkIdentityRequest) ProtoMessage() {}
+
+func (x *LinkIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkIdentityRequest.ProtoReflect.Descriptor instead.
+func (*LinkIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LinkIdentityRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *LinkIdentityRequest) GetIdentity() *Identity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+type LinkIdentityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkIdentityResponse) Reset() {
+	*x = LinkIdentityResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkIdentityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkIdentityResponse) ProtoMessage() {}
+
+func (x *LinkIdentityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkIdentityResponse.ProtoReflect.Descriptor instead.
+func (*LinkIdentityResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *LinkIdentityResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type UnlinkIdentityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or mail address.
+	User          string    `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Identity      *Identity `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlinkIdentityRequest) Reset() {
+	*x = UnlinkIdentityRequest{}
+	mi := &file_heddle_v1_user_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlinkIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlinkIdentityRequest) ProtoMessage() {}
+
+func (x *UnlinkIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlinkIdentityRequest.ProtoReflect.Descriptor instead.
+func (*UnlinkIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UnlinkIdentityRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UnlinkIdentityRequest) GetIdentity() *Identity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+type UnlinkIdentityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlinkIdentityResponse) Reset() {
+	*x = UnlinkIdentityResponse{}
+	mi := &file_heddle_v1_user_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlinkIdentityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlinkIdentityResponse) ProtoMessage() {}
+
+func (x *UnlinkIdentityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_user_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlinkIdentityResponse.ProtoReflect.Descriptor instead.
+func (*UnlinkIdentityResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_user_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *UnlinkIdentityResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
 }
 
 var File_heddle_v1_user_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_user_proto_rawDesc = "" +
 	"\n" +
-	"\x14heddle/v1/user.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x02\n" +
+	"\x14heddle/v1/user.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x03\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -590,7 +1330,22 @@ const file_heddle_v1_user_proto_rawDesc = "" +
 	"providerId\x12\x1a\n" +
 	"\bprovider\x18\a \x01(\tR\bprovider\x12&\n" +
 	"\x0fprofile_pic_url\x18\b \x01(\tR\rprofilePicUrl\x12\x12\n" +
-	"\x04role\x18\t \x01(\tR\x04role\"\x95\x01\n" +
+	"\x04role\x18\t \x01(\tR\x04role\x12\x16\n" +
+	"\x06status\x18\n" +
+	" \x01(\tR\x06status\x123\n" +
+	"\n" +
+	"identities\x18\v \x03(\v2\x13.heddle.v1.IdentityR\n" +
+	"identities\x12\x16\n" +
+	"\x06groups\x18\f \x03(\tR\x06groups\x129\n" +
+	"\n" +
+	"last_login\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tlastLogin\"<\n" +
+	"\bIdentity\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\"$\n" +
+	"\x0eGetUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"6\n" +
+	"\x0fGetUserResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"\x95\x01\n" +
 	"\x11CreateUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x14\n" +
@@ -617,15 +1372,49 @@ const file_heddle_v1_user_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"'\n" +
 	"\x11DeleteUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\"\x14\n" +
-	"\x12DeleteUserResponse2\xb6\x02\n" +
-	"\vUserService\x12I\n" +
+	"\x12DeleteUserResponse\"(\n" +
+	"\x12ApproveUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\":\n" +
+	"\x13ApproveUserResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"(\n" +
+	"\x12SuspendUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\":\n" +
+	"\x13SuspendUserResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"(\n" +
+	"\x12RestoreUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\":\n" +
+	"\x13RestoreUserResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"<\n" +
+	"\x12SetUserRoleRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\":\n" +
+	"\x13SetUserRoleResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"Z\n" +
+	"\x13LinkIdentityRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12/\n" +
+	"\bidentity\x18\x02 \x01(\v2\x13.heddle.v1.IdentityR\bidentity\";\n" +
+	"\x14LinkIdentityResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user\"\\\n" +
+	"\x15UnlinkIdentityRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12/\n" +
+	"\bidentity\x18\x02 \x01(\v2\x13.heddle.v1.IdentityR\bidentity\"=\n" +
+	"\x16UnlinkIdentityResponse\x12#\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user2\xd8\x06\n" +
+	"\vUserService\x12@\n" +
+	"\aGetUser\x12\x19.heddle.v1.GetUserRequest\x1a\x1a.heddle.v1.GetUserResponse\x12I\n" +
 	"\n" +
 	"CreateUser\x12\x1c.heddle.v1.CreateUserRequest\x1a\x1d.heddle.v1.CreateUserResponse\x12F\n" +
 	"\tListUsers\x12\x1b.heddle.v1.ListUsersRequest\x1a\x1c.heddle.v1.ListUsersResponse\x12I\n" +
 	"\n" +
 	"RenameUser\x12\x1c.heddle.v1.RenameUserRequest\x1a\x1d.heddle.v1.RenameUserResponse\x12I\n" +
 	"\n" +
-	"DeleteUser\x12\x1c.heddle.v1.DeleteUserRequest\x1a\x1d.heddle.v1.DeleteUserResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"DeleteUser\x12\x1c.heddle.v1.DeleteUserRequest\x1a\x1d.heddle.v1.DeleteUserResponse\x12L\n" +
+	"\vApproveUser\x12\x1d.heddle.v1.ApproveUserRequest\x1a\x1e.heddle.v1.ApproveUserResponse\x12L\n" +
+	"\vSuspendUser\x12\x1d.heddle.v1.SuspendUserRequest\x1a\x1e.heddle.v1.SuspendUserResponse\x12L\n" +
+	"\vRestoreUser\x12\x1d.heddle.v1.RestoreUserRequest\x1a\x1e.heddle.v1.RestoreUserResponse\x12L\n" +
+	"\vSetUserRole\x12\x1d.heddle.v1.SetUserRoleRequest\x1a\x1e.heddle.v1.SetUserRoleResponse\x12O\n" +
+	"\fLinkIdentity\x12\x1e.heddle.v1.LinkIdentityRequest\x1a\x1f.heddle.v1.LinkIdentityResponse\x12U\n" +
+	"\x0eUnlinkIdentity\x12 .heddle.v1.UnlinkIdentityRequest\x1a!.heddle.v1.UnlinkIdentityResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_user_proto_rawDescOnce sync.Once
@@ -639,37 +1428,77 @@ func file_heddle_v1_user_proto_rawDescGZIP() []byte {
 	return file_heddle_v1_user_proto_rawDescData
 }
 
-var file_heddle_v1_user_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_heddle_v1_user_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_heddle_v1_user_proto_goTypes = []any{
-	(*User)(nil),                  // 0: heddle.v1.User
-	(*CreateUserRequest)(nil),     // 1: heddle.v1.CreateUserRequest
-	(*CreateUserResponse)(nil),    // 2: heddle.v1.CreateUserResponse
-	(*ListUsersRequest)(nil),      // 3: heddle.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),     // 4: heddle.v1.ListUsersResponse
-	(*RenameUserRequest)(nil),     // 5: heddle.v1.RenameUserRequest
-	(*RenameUserResponse)(nil),    // 6: heddle.v1.RenameUserResponse
-	(*DeleteUserRequest)(nil),     // 7: heddle.v1.DeleteUserRequest
-	(*DeleteUserResponse)(nil),    // 8: heddle.v1.DeleteUserResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*User)(nil),                   // 0: heddle.v1.User
+	(*Identity)(nil),               // 1: heddle.v1.Identity
+	(*GetUserRequest)(nil),         // 2: heddle.v1.GetUserRequest
+	(*GetUserResponse)(nil),        // 3: heddle.v1.GetUserResponse
+	(*CreateUserRequest)(nil),      // 4: heddle.v1.CreateUserRequest
+	(*CreateUserResponse)(nil),     // 5: heddle.v1.CreateUserResponse
+	(*ListUsersRequest)(nil),       // 6: heddle.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),      // 7: heddle.v1.ListUsersResponse
+	(*RenameUserRequest)(nil),      // 8: heddle.v1.RenameUserRequest
+	(*RenameUserResponse)(nil),     // 9: heddle.v1.RenameUserResponse
+	(*DeleteUserRequest)(nil),      // 10: heddle.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),     // 11: heddle.v1.DeleteUserResponse
+	(*ApproveUserRequest)(nil),     // 12: heddle.v1.ApproveUserRequest
+	(*ApproveUserResponse)(nil),    // 13: heddle.v1.ApproveUserResponse
+	(*SuspendUserRequest)(nil),     // 14: heddle.v1.SuspendUserRequest
+	(*SuspendUserResponse)(nil),    // 15: heddle.v1.SuspendUserResponse
+	(*RestoreUserRequest)(nil),     // 16: heddle.v1.RestoreUserRequest
+	(*RestoreUserResponse)(nil),    // 17: heddle.v1.RestoreUserResponse
+	(*SetUserRoleRequest)(nil),     // 18: heddle.v1.SetUserRoleRequest
+	(*SetUserRoleResponse)(nil),    // 19: heddle.v1.SetUserRoleResponse
+	(*LinkIdentityRequest)(nil),    // 20: heddle.v1.LinkIdentityRequest
+	(*LinkIdentityResponse)(nil),   // 21: heddle.v1.LinkIdentityResponse
+	(*UnlinkIdentityRequest)(nil),  // 22: heddle.v1.UnlinkIdentityRequest
+	(*UnlinkIdentityResponse)(nil), // 23: heddle.v1.UnlinkIdentityResponse
+	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
 }
 var file_heddle_v1_user_proto_depIdxs = []int32{
-	9, // 0: heddle.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	0, // 1: heddle.v1.CreateUserResponse.user:type_name -> heddle.v1.User
-	0, // 2: heddle.v1.ListUsersResponse.users:type_name -> heddle.v1.User
-	0, // 3: heddle.v1.RenameUserResponse.user:type_name -> heddle.v1.User
-	1, // 4: heddle.v1.UserService.CreateUser:input_type -> heddle.v1.CreateUserRequest
-	3, // 5: heddle.v1.UserService.ListUsers:input_type -> heddle.v1.ListUsersRequest
-	5, // 6: heddle.v1.UserService.RenameUser:input_type -> heddle.v1.RenameUserRequest
-	7, // 7: heddle.v1.UserService.DeleteUser:input_type -> heddle.v1.DeleteUserRequest
-	2, // 8: heddle.v1.UserService.CreateUser:output_type -> heddle.v1.CreateUserResponse
-	4, // 9: heddle.v1.UserService.ListUsers:output_type -> heddle.v1.ListUsersResponse
-	6, // 10: heddle.v1.UserService.RenameUser:output_type -> heddle.v1.RenameUserResponse
-	8, // 11: heddle.v1.UserService.DeleteUser:output_type -> heddle.v1.DeleteUserResponse
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	24, // 0: heddle.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	1,  // 1: heddle.v1.User.identities:type_name -> heddle.v1.Identity
+	24, // 2: heddle.v1.User.last_login:type_name -> google.protobuf.Timestamp
+	0,  // 3: heddle.v1.GetUserResponse.user:type_name -> heddle.v1.User
+	0,  // 4: heddle.v1.CreateUserResponse.user:type_name -> heddle.v1.User
+	0,  // 5: heddle.v1.ListUsersResponse.users:type_name -> heddle.v1.User
+	0,  // 6: heddle.v1.RenameUserResponse.user:type_name -> heddle.v1.User
+	0,  // 7: heddle.v1.ApproveUserResponse.user:type_name -> heddle.v1.User
+	0,  // 8: heddle.v1.SuspendUserResponse.user:type_name -> heddle.v1.User
+	0,  // 9: heddle.v1.RestoreUserResponse.user:type_name -> heddle.v1.User
+	0,  // 10: heddle.v1.SetUserRoleResponse.user:type_name -> heddle.v1.User
+	1,  // 11: heddle.v1.LinkIdentityRequest.identity:type_name -> heddle.v1.Identity
+	0,  // 12: heddle.v1.LinkIdentityResponse.user:type_name -> heddle.v1.User
+	1,  // 13: heddle.v1.UnlinkIdentityRequest.identity:type_name -> heddle.v1.Identity
+	0,  // 14: heddle.v1.UnlinkIdentityResponse.user:type_name -> heddle.v1.User
+	2,  // 15: heddle.v1.UserService.GetUser:input_type -> heddle.v1.GetUserRequest
+	4,  // 16: heddle.v1.UserService.CreateUser:input_type -> heddle.v1.CreateUserRequest
+	6,  // 17: heddle.v1.UserService.ListUsers:input_type -> heddle.v1.ListUsersRequest
+	8,  // 18: heddle.v1.UserService.RenameUser:input_type -> heddle.v1.RenameUserRequest
+	10, // 19: heddle.v1.UserService.DeleteUser:input_type -> heddle.v1.DeleteUserRequest
+	12, // 20: heddle.v1.UserService.ApproveUser:input_type -> heddle.v1.ApproveUserRequest
+	14, // 21: heddle.v1.UserService.SuspendUser:input_type -> heddle.v1.SuspendUserRequest
+	16, // 22: heddle.v1.UserService.RestoreUser:input_type -> heddle.v1.RestoreUserRequest
+	18, // 23: heddle.v1.UserService.SetUserRole:input_type -> heddle.v1.SetUserRoleRequest
+	20, // 24: heddle.v1.UserService.LinkIdentity:input_type -> heddle.v1.LinkIdentityRequest
+	22, // 25: heddle.v1.UserService.UnlinkIdentity:input_type -> heddle.v1.UnlinkIdentityRequest
+	3,  // 26: heddle.v1.UserService.GetUser:output_type -> heddle.v1.GetUserResponse
+	5,  // 27: heddle.v1.UserService.CreateUser:output_type -> heddle.v1.CreateUserResponse
+	7,  // 28: heddle.v1.UserService.ListUsers:output_type -> heddle.v1.ListUsersResponse
+	9,  // 29: heddle.v1.UserService.RenameUser:output_type -> heddle.v1.RenameUserResponse
+	11, // 30: heddle.v1.UserService.DeleteUser:output_type -> heddle.v1.DeleteUserResponse
+	13, // 31: heddle.v1.UserService.ApproveUser:output_type -> heddle.v1.ApproveUserResponse
+	15, // 32: heddle.v1.UserService.SuspendUser:output_type -> heddle.v1.SuspendUserResponse
+	17, // 33: heddle.v1.UserService.RestoreUser:output_type -> heddle.v1.RestoreUserResponse
+	19, // 34: heddle.v1.UserService.SetUserRole:output_type -> heddle.v1.SetUserRoleResponse
+	21, // 35: heddle.v1.UserService.LinkIdentity:output_type -> heddle.v1.LinkIdentityResponse
+	23, // 36: heddle.v1.UserService.UnlinkIdentity:output_type -> heddle.v1.UnlinkIdentityResponse
+	26, // [26:37] is the sub-list for method output_type
+	15, // [15:26] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_user_proto_init() }
@@ -683,7 +1512,7 @@ func file_heddle_v1_user_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_user_proto_rawDesc), len(file_heddle_v1_user_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,201 @@
+// Package rest owns the REST form of the admin API: the paths of proto/rest.yaml,
+// its JSON, its errors as problem documents (RFC 7807), its OpenAPI document and
+// the page that shows it.
+//
+// It refuses to know what the methods do and who may call them: it translates
+// requests into calls of Methods, the same ones that serve gRPC.
+package rest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	v1 "heddle/proto/heddle/v1"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// Prefix is where the API is on a server.
+const Prefix = "/api/v1"
+
+const (
+	// maxBody bounds the body of a request: the largest policy (4 MiB), of which JSON
+	// may need some more.
+	maxBody = 6 << 20
+	// bodyTime bounds how long a body may take to arrive.
+	bodyTime = 30 * time.Second
+)
+
+// Options are what a Handler needs. All are required.
+type Options struct {
+	Methods *Methods
+	// Identify returns the context with which a request calls its method, or why it may
+	// not, as a gRPC status.
+	Identify func(*http.Request) (context.Context, error)
+}
+
+// Handler serves the API.
+type Handler struct {
+	opts  Options
+	mux   *runtime.ServeMux
+	pages map[string]page
+}
+
+// New makes a Handler. It starts nothing.
+func New(o Options) (*Handler, error) {
+	h := &Handler{opts: o}
+	var err error
+	if h.pages, err = documents(); err != nil {
+		return nil, err
+	}
+	h.mux = runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, newCodec()),
+		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+			Refuse(w, err)
+		}),
+		runtime.WithRoutingErrorHandler(unrouted),
+		runtime.WithForwardResponseOption(etag),
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithDisablePathLengthFallback(), // a POST is no GET
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithUnescapingMode(runtime.UnescapingModeAllCharacters),
+	)
+	ctx := context.Background() // it is only used for connections that they open themselves
+	err = errors.Join(
+		v1.RegisterHealthServiceHandlerClient(ctx, h.mux, v1.NewHealthServiceClient(o.Methods)),
+		v1.RegisterUserServiceHandlerClient(ctx, h.mux, v1.NewUserServiceClient(o.Methods)),
+		v1.RegisterPreAuthKeyServiceHandlerClient(ctx, h.mux, v1.NewPreAuthKeyServiceClient(o.Methods)),
+		v1.RegisterNodeServiceHandlerClient(ctx, h.mux, v1.NewNodeServiceClient(o.Methods)),
+		v1.RegisterAuthServiceHandlerClient(ctx, h.mux, v1.NewAuthServiceClient(o.Methods)),
+		v1.RegisterPolicyServiceHandlerClient(ctx, h.mux, v1.NewPolicyServiceClient(o.Methods)),
+		v1.RegisterApiKeyServiceHandlerClient(ctx, h.mux, v1.NewApiKeyServiceClient(o.Methods)),
+		v1.RegisterDNSServiceHandlerClient(ctx, h.mux, v1.NewDNSServiceClient(o.Methods)),
+		v1.RegisterSettingsServiceHandlerClient(ctx, h.mux, v1.NewSettingsServiceClient(o.Methods)),
+		v1.RegisterDERPServiceHandlerClient(ctx, h.mux, v1.NewDERPServiceClient(o.Methods)),
+		v1.RegisterDebugServiceHandlerClient(ctx, h.mux, v1.NewDebugServiceClient(o.Methods)),
+	)
+	return h, err
+}
+
+// secretInURL finds API keys and the like. URLs end up in logs and histories.
+var secretInURL = regexp.MustCompile(`tskey-[a-z]+-[0-9A-Za-z]+-[0-9A-Za-z]`)
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	if p, ok := h.pages[r.URL.Path]; ok {
+		p.serve(w, r)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if secretInURL.MatchString(r.URL.Path) || secretInURL.MatchString(unescaped(r.URL.RawQuery)) {
+		Refuse(w, status.Error(codes.InvalidArgument, "a secret does not belong into a URL, which ends up in logs: name the key by its ID or prefix, and consider this one seen by others"))
+		return
+	}
+	ctx, err := h.opts.Identify(r)
+	if err != nil {
+		Refuse(w, err)
+		return
+	}
+	in, err := readCall(w, r)
+	if err != nil {
+		Refuse(w, err)
+		return
+	}
+	r = r.WithContext(context.WithValue(ctx, callKey{}, in))
+	r.Body = in
+	if r.URL.Path == Prefix+"/watch" && r.Method == http.MethodGet {
+		h.watch(w, r)
+		return
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+// call is what a request says besides what its method is told.
+type call struct {
+	*bytes.Reader
+	query   map[string][]string
+	size    int    // of the body
+	decoded bool   // whether the body was taken for the method's request
+	ifMatch string // the header
+}
+
+type callKey struct{}
+
+func (*call) Close() error { return nil }
+
+// readCall reads the whole request, so that no method waits for it.
+func readCall(w http.ResponseWriter, r *http.Request) (*call, error) {
+	// Not supported by every ResponseWriter; it only bounds a slow sender.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var big *http.MaxBytesError
+	switch {
+	case errors.As(err, &big):
+		return nil, tooLarge
+	case err != nil:
+		return nil, status.Error(codes.InvalidArgument, "the body of the request did not arrive")
+	}
+	return &call{Reader: bytes.NewReader(body), query: r.URL.Query(), size: len(body), ifMatch: r.Header.Get("If-Match")}, nil
+}
+
+// check refuses what would be ignored otherwise: a call that does something else
+// than its caller thinks is worse than none. It also takes over the If-Match header.
+func (c *call) check(req proto.Message) error {
+	fields := req.ProtoReflect().Descriptor().Fields()
+	if c.decoded {
+		if len(c.query) > 0 {
+			return status.Error(codes.InvalidArgument, "this operation takes its parameters in the body, as JSON, not in the URL's query")
+		}
+	} else {
+		if c.size > 0 && !c.isEmpty() {
+			return status.Error(codes.InvalidArgument, "this operation takes its parameters in the URL's query, not in the body")
+		}
+		for key := range c.query {
+			name, _, _ := strings.Cut(key, ".")
+			if fields.ByTextName(name) == nil && fields.ByJSONName(name) == nil {
+				return status.Errorf(codes.InvalidArgument, "there is no parameter %q", key)
+			}
+		}
+	}
+	if c.ifMatch == "" {
+		return nil
+	}
+	f := fields.ByName("if_match")
+	if f == nil {
+		return status.Error(codes.InvalidArgument, "this operation knows no If-Match")
+	}
+	if m := req.ProtoReflect(); c.ifMatch != "*" && !m.Has(f) {
+		m.Set(f, valueOf(strings.Trim(c.ifMatch, `"`)))
+	}
+	return nil
+}
+
+// isEmpty reports whether the body says nothing, as that of programs that
+// always send one.
+func (c *call) isEmpty() bool {
+	text := make([]byte, min(c.size, 64))
+	n, _ := c.ReadAt(text, 0)
+	switch strings.TrimSpace(string(text[:n])) {
+	case "", "{}", "null":
+		return c.size <= len(text)
+	}
+	return false
+}
+
+// etag tells the etag of what a method returns also in the header.
+func etag(_ context.Context, w http.ResponseWriter, m proto.Message) error {
+	if tagged, ok := m.(interface{ GetEtag() string }); ok && tagged.GetEtag() != "" {
+		w.Header().Set("ETag", `"`+tagged.GetEtag()+`"`)
+	}
+	return nil
+}
