@@ -30,6 +30,7 @@ func (s *Server) machineRoutes() http.Handler {
 	r.Post("/machine/map", endpoint(s, s.serveMap))
 	r.Post("/machine/c2n/{id}", s.serveC2NReply)
 	s.sideRoutes(r)
+	s.sshRoutes(r)
 	return r
 }
 
@@ -112,6 +113,7 @@ var statuses = map[tailnet.Code]int{
 	tailnet.Invalid:     http.StatusBadRequest,
 	tailnet.NotFound:    http.StatusNotFound,
 	tailnet.Conflict:    http.StatusConflict,
+	tailnet.Changed:     http.StatusPreconditionFailed,
 	tailnet.Denied:      http.StatusForbidden,
 	tailnet.Exhausted:   http.StatusTooManyRequests,
 	tailnet.Unavailable: http.StatusServiceUnavailable,
@@ -123,9 +125,9 @@ var statuses = map[tailnet.Code]int{
 // nobody else can use up.
 func (s *Server) fail(ctx context.Context, c *call, path string, err error) {
 	code := tailnet.CodeOf(err)
+	s.counts.failed[code].Add(1)
 	level, tell := slog.LevelInfo, false
 	switch {
-	s.counts.failed[code].Add(1)
 	case errors.Is(err, tailnet.ErrStopped):
 		level, tell = slog.LevelDebug, true // every client of a server that is told to stop
 	case code == tailnet.Internal, code == tailnet.Unavailable:

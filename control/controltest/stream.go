@@ -36,6 +36,7 @@ type Netmap struct {
 	Profiles  map[tailcfg.UserID]tailcfg.UserProfile
 	DNS       *tailcfg.DNSConfig
 	DERP      *tailcfg.DERPMap
+	SSH       *tailcfg.SSHPolicy
 	Domain    string
 	KeepAlive int // keepalives so far
 	Messages  int // other messages so far
@@ -135,6 +136,9 @@ func (n *Netmap) apply(m *tailcfg.MapResponse) {
 	}
 	if m.DERPMap != nil {
 		n.DERP = m.DERPMap
+	}
+	if m.SSHPolicy != nil {
+		n.SSH = m.SSHPolicy
 	}
 	if m.Domain != "" {
 		n.Domain = m.Domain
