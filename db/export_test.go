@@ -2,6 +2,9 @@ package db
 
 import "context"
 
+// Version is that of the schema.
+var Version = len(steps)
+
 // Step makes a migration step for tests.
 func Step(name string, statements ...string) step { return step{name, statements} }
 
@@ -15,6 +18,3 @@ func (d *DB) Pragma(name string) (value string, err error) {
 	err = d.write.Raw("PRAGMA " + name).Scan(&value).Error
 	return value, err
 }
-
-// Version is the schema that this program writes.
-var Version = len(steps)

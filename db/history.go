@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"fmt"
 
 	"heddle/control/tailnet"
 
@@ -32,7 +33,8 @@ func (d *DB) Audit(ctx context.Context, name string, limit int, before int64) (p
 // does; a page holds at most 50.
 func (d *DB) Policies(ctx context.Context, name string, limit int, before int64) (page []tailnet.PolicyVersion, next int64, err error) {
 	limit = bound(limit, maxPolicyPage)
-	query := d.history(ctx, name, "seq", limit, before).Select("seq, etag, updated_at, updated_by, length(CAST(source AS BLOB)) AS size")
+	size := fmt.Sprintf(d.engine.dialect().octets, "source")
+	query := d.history(ctx, name, "seq", limit, before).Select("seq, etag, updated_at, updated_by, " + size + " AS size")
 	next, err = readPage(query, limit, &page, (*decoder).version, func(r *versionRow) int64 { return r.Seq })
 	return page, next, d.explain("read the history of the policy", err)
 }

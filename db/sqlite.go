@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,25 +16,43 @@ import (
 	gosqlite "github.com/glebarez/go-sqlite"
 	"github.com/glebarez/sqlite"
 	"gorm.io/gorm"
-	"gorm.io/gorm/logger"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// bytesType is the column type for a byte string in migration steps.
-const bytesType = "BLOB"
+// A file is a SQLite database in a directory that belongs to one server.
+type file struct {
+	path  string
+	alone bool        // somebody else guards the directory
+	info  os.FileInfo // what path was when it was opened
+	lock  *dirLock
+}
+
+func newFile(path string) (*file, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("database path: %w", err)
+	}
+	return &file{path: path}, nil
+}
+
+func (f *file) String() string { return f.path }
+
+func (f *file) dialect() dialect {
+	return dialect{
+		bytes: "BLOB", octets: "length(CAST(%s AS BLOB))",
+		// The driver searches all parameters of a statement for each of them, so
+		// long statements cost more than they save: with the 24 columns of a node, 10 to 50 rows are best.
+		batch: 20,
+	}
+}
 
 // busyTimeout is how long a statement waits for another program that holds the
 // database: replication tools do so for moments only. A commit that waits
 // longer keeps every client of the tailnet waiting.
 const busyTimeout = 5 * time.Second
 
-// batch is how many rows go into one statement. The driver searches all
-// parameters of a statement for each of them, so long statements cost more
-// than they save: with the 24 columns of a node, 10 to 50 rows are best.
-const batch = 20
-
-// pool is one of the two sets of connections.
-type pool struct {
+// sqlitePool is one of the two sets of connections.
+type sqlitePool struct {
 	conns   int
 	mode    string // "ro" refuses every write but that of VACUUM INTO
 	txlock  string
@@ -41,7 +60,7 @@ type pool struct {
 }
 
 var (
-	writer = pool{conns: 1, mode: "rw", txlock: "immediate", pragmas: []string{
+	sqliteWriter = sqlitePool{conns: 1, mode: "rw", txlock: "immediate", pragmas: []string{
 		"journal_mode(wal)",
 		// NORMAL would be faster, but in WAL mode it does not sync at commit:
 		// a power cut could take back what clients were already told.
@@ -57,23 +76,22 @@ var (
 		// After a long backup the log is cut back to this many bytes.
 		"journal_size_limit(67108864)",
 	}}
-	reader = pool{conns: 4, mode: "ro", txlock: "deferred"}
+	sqliteReader = sqlitePool{conns: 4, mode: "ro", txlock: "deferred"}
 )
 
-// openSQLite opens the connections of a pool to an existing file.
-func openSQLite(path string, p pool) (*gorm.DB, error) {
+// open opens connections to the file, which exists.
+func (f *file) open(writes bool) (*gorm.DB, error) {
+	p := sqliteReader
+	if writes {
+		p = sqliteWriter
+	}
 	q := url.Values{
 		"mode":    {p.mode},
 		"_txlock": {p.txlock},
 		"_pragma": append([]string{fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())}, p.pragmas...),
 	}
-	dsn := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
-	g, err := gorm.Open(sqlite.Open(dsn.String()), &gorm.Config{
-		Logger:                   logger.Discard, // errors go to the caller, who logs them once
-		SkipDefaultTransaction:   true,
-		DisableNestedTransaction: true,
-		DisableAutomaticPing:     true,
-	})
+	dsn := url.URL{Scheme: "file", Path: f.path, RawQuery: q.Encode()}
+	g, err := gorm.Open(sqlite.Open(dsn.String()), gormConfig())
 	if err != nil {
 		return nil, err
 	}
@@ -86,99 +104,147 @@ func openSQLite(path string, p pool) (*gorm.DB, error) {
 	return g, nil
 }
 
+// prepare takes the directory and makes the file.
+func (f *file) prepare(log *slog.Logger) (err error) {
+	if f.alone {
+		f.info, err = f.make(log)
+		return err
+	}
+	dir := filepath.Dir(f.path)
+	if err := f.makeDir(dir, log); err != nil {
+		return err
+	}
+	if f.lock, err = lockDir(dir); err != nil {
+		return err
+	}
+	f.info, err = f.make(log)
+	return err
+}
+
+func (f *file) close() error {
+	if f.lock == nil {
+		return nil
+	}
+	return f.lock.release()
+}
+
 // check looks for damage before anything is read or written. The quick check
 // reads every page once, so a start takes longer by about a second for each
 // gigabyte; a server that runs on a torn database costs more.
-func (d *DB) check(ctx context.Context) error {
+func (f *file) check(ctx context.Context, g *gorm.DB) error {
 	const most = 5 // problems shown: one is enough to act on
 	var problems []string
-	err := d.write.WithContext(ctx).Raw(fmt.Sprintf("PRAGMA quick_check(%d)", most)).Scan(&problems).Error
+	err := g.WithContext(ctx).Raw(fmt.Sprintf("PRAGMA quick_check(%d)", most)).Scan(&problems).Error
 	if err != nil {
-		return d.explain("check the database", err)
+		return err
 	}
 	if len(problems) == 1 && problems[0] == "ok" {
 		return nil
 	}
-	return d.damaged(errors.New(strings.Join(problems, "; ")))
+	return f.damaged(errors.New(strings.Join(problems, "; ")))
 }
 
-// explain turns an error of the database into one for the person who can act
-// on it. doing completes "cannot …". Errors of the model and of a context pass.
-func (d *DB) explain(doing string, err error) error {
-	var known *tailnet.Error
-	switch {
-	case err == nil, errors.As(err, &known), errors.Is(err, tailnet.ErrConflict):
-		return err
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+// ping: SQLite would go on writing into a deleted file.
+func (f *file) ping() error {
+	if now, err := os.Stat(f.path); err != nil || !os.SameFile(now, f.info) {
+		return &tailnet.Error{
+			Code: tailnet.Unavailable,
+			Msg:  fmt.Sprintf("the database file %s was removed or replaced under the running server: take a backup through the server, which still has the data, stop it, and put the backup in the file's place", f.path),
+			Err:  err,
+		}
+	}
+	return nil
+}
+
+func (f *file) saveFor(version int, now time.Time) string {
+	return fmt.Sprintf("%s.v%d-%s", f.path, version, now.UTC().Format("20060102T150405.000Z"))
+}
+
+// migrating has nothing to do: the directory belongs to one process.
+func (f *file) migrating(*gorm.DB) error { return nil }
+
+// shared: the lock keeps every other committer out.
+func (f *file) shared() bool { return false }
+
+func (f *file) watch(ctx context.Context, _ *DB, _ string, _ func()) { <-ctx.Done() }
+
+func (f *file) cause(doing string, err error) error {
+	var e *gosqlite.Error
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	var e *gosqlite.Error
 	if !errors.As(err, &e) {
-		return &tailnet.Error{Code: tailnet.Internal, Msg: "cannot " + doing + "; the server's log has more", Err: err}
+		return nil
 	}
 	switch e.Code() & 0xff { // the primary code; the rest says where it happened
 	case sqlite3.SQLITE_FULL:
-		return d.unavailable(err, "cannot %s: the disk that holds %s is full; free some space on it, then try again", doing, d.path)
+		return unavailable(err, "cannot %s: the disk that holds %s is full; free some space on it, then try again", doing, f.path)
 	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-		return d.unavailable(err, "cannot %s: the disk that holds %s refuses it; check that it is mounted, writable, healthy and within its quota", doing, d.path)
+		return unavailable(err, "cannot %s: the disk that holds %s refuses it; check that it is mounted, writable, healthy and within its quota", doing, f.path)
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-		return d.unavailable(err, "cannot %s: another program has held %s locked for %v; end it (an open sqlite3 shell, a backup tool), then try again", doing, d.path, busyTimeout)
+		return unavailable(err, "cannot %s: another program has held %s locked for %v; end it (an open sqlite3 shell, a backup tool), then try again", doing, f.path, busyTimeout)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return d.damaged(err)
+		return f.damaged(err)
 	}
-	return &tailnet.Error{Code: tailnet.Internal, Msg: "cannot " + doing + "; the server's log has more", Err: err}
+	return nil
 }
 
-func (d *DB) unavailable(err error, format string, args ...any) error {
+func unavailable(err error, format string, args ...any) error {
 	return &tailnet.Error{Code: tailnet.Unavailable, Msg: fmt.Sprintf(format, args...), Err: err}
 }
 
-func (d *DB) damaged(err error) error {
+func (f *file) damaged(err error) error {
 	return &tailnet.Error{
 		Code: tailnet.Internal,
-		Msg:  fmt.Sprintf("the database %s is damaged or not a SQLite file: stop the server, keep a copy of the file, and put the latest backup in its place", d.path),
+		Msg:  fmt.Sprintf("the database %s is damaged or not a SQLite file: stop the server, keep a copy of the file, and put the latest backup in its place", f.path),
 		Err:  err,
 	}
 }
 
-// Backup writes a consistent copy of the database to a new file at path while
-// the server goes on working. The file is complete and synced when it appears
-// under its name. It fails with Conflict if something has that name.
-func (d *DB) Backup(ctx context.Context, path string) error {
-	return d.explain("back up the database to "+path, copyTo(ctx, d.read, path))
-}
-
-func copyTo(ctx context.Context, from *gorm.DB, path string) (err error) {
-	path, err = filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("backup path: %w", err)
-	}
-	if _, err := os.Lstat(path); err == nil {
-		return tailnet.Errorf(tailnet.Conflict, "%s exists: choose a new name for the backup", path)
-	}
-	// SQLite fills an existing empty file, and so cannot choose its mode.
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
-	if err != nil {
-		return &tailnet.Error{Code: tailnet.Unavailable, Msg: "cannot write a backup to " + path + ": check the directory and its rights", Err: err}
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	defer f.Close()
-	err = from.WithContext(ctx).Exec("VACUUM INTO ?", f.Name()).Error
+func (f *file) copy(ctx context.Context, from *gorm.DB, path string) error {
+	err := from.WithContext(ctx).Exec("VACUUM INTO ?", path).Error
 	if ctx.Err() != nil {
 		return ctx.Err() // the driver skips statements of an ended context without an error
 	}
+	return err
+}
+
+func (f *file) makeDir(dir string, log *slog.Logger) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the data directory: %w", err)
+		}
+		return syncDir(filepath.Dir(dir))
+	case err != nil:
+		return fmt.Errorf("look at the data directory: %w", err)
+	case !info.IsDir():
+		return tailnet.Errorf(tailnet.Invalid, "%s is not a directory: choose another place for the data", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		log.Warn("other users may write to the data directory", "dir", dir, "mode", info.Mode().Perm().String())
+	}
+	return nil
+}
+
+// make makes the database file, or takes others' rights to it away. SQLite
+// gives its side files the mode of the main file.
+func (f *file) make(log *slog.Logger) (os.FileInfo, error) {
+	h, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return nil, &tailnet.Error{
+			Code: tailnet.Unavailable,
+			Msg:  fmt.Sprintf("the database %s cannot be opened for writing: check its owner and rights", f.path),
+			Err:  err,
+		}
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync the backup: %w", err)
+	info, err := h.Stat()
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		log.Warn("taking other users' rights to the database away", "file", f.path, "mode", info.Mode().Perm().String())
+		err = h.Chmod(0o600)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("name the backup: %w", err)
+	if err = errors.Join(err, h.Close()); err != nil {
+		return nil, fmt.Errorf("prepare the database file: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return info, syncDir(filepath.Dir(f.path))
 }

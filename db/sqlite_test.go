@@ -30,7 +30,12 @@ func TestMain(m *testing.M) {
 	var err error
 	switch role {
 	case "":
-		os.Exit(m.Run())
+		code := m.Run()
+		if err := stopPostgres(); err != nil {
+			fmt.Fprintln(os.Stderr, "db:", err)
+			code = 1
+		}
+		os.Exit(code)
 	case "commit":
 		err = commitForever(path)
 	case "fill":

@@ -12,6 +12,7 @@ type step struct {
 var steps = []step{
 	{"tailnets, nodes, users, keys, settings, policies, audit", firstSchema},
 	{"people: identities, approvals, owners of API keys, reasons", peopleSchema},
+	{"log of changes", changeLog},
 }
 
 // The store holds no rules, so the tailnet is the only foreign key. The unique

@@ -24,12 +24,7 @@ func (d *DB) Load(ctx context.Context, name string) (tailnet.Image, error) {
 		}
 		t := head[0]
 		img.Seq = tailnet.Seq(t.Seq)
-		img.LastID = tailnet.LastIDs{
-			Node:    tailnet.NodeID(t.LastNode),
-			User:    tailnet.UserID(t.LastUser),
-			AuthKey: tailnet.AuthKeyID(t.LastAuthKey),
-			APIKey:  tailnet.APIKeyID(t.LastAPIKey),
-		}
+		img.LastID = t.lastIDs()
 		mine := tx.Where("tailnet = ?", name).Session(&gorm.Session{})
 		var settings []*tailnet.Settings
 		var policies []*tailnet.Policy
@@ -58,6 +53,15 @@ func (d *DB) Load(ctx context.Context, name string) (tailnet.Image, error) {
 		return tailnet.Image{}, d.explain("load tailnet "+name, err)
 	}
 	return img, nil
+}
+
+func (t *tailnetRow) lastIDs() tailnet.LastIDs {
+	return tailnet.LastIDs{
+		Node:    tailnet.NodeID(t.LastNode),
+		User:    tailnet.UserID(t.LastUser),
+		AuthKey: tailnet.AuthKeyID(t.LastAuthKey),
+		APIKey:  tailnet.APIKeyID(t.LastAPIKey),
+	}
 }
 
 // load appends what the query selects to out.
@@ -92,26 +96,57 @@ func (d *DB) Commit(ctx context.Context, delta *tailnet.Delta) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	err := d.write.WithContext(context.WithoutCancel(ctx)).Transaction(func(tx *gorm.DB) error {
-		lastAudit, err := advance(tx, delta)
-		if err != nil {
-			return err
-		}
-		return write(tx, delta, lastAudit)
+	ctx = context.WithoutCancel(ctx)
+	id := newOrigin()
+	sent := false // all but the last word: from here on an error may be that of the answer
+	err := d.within(ctx, func(ctx context.Context) error {
+		return d.write.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+			lastAudit, err := d.advance(tx, delta)
+			if err != nil {
+				return err
+			}
+			if err := d.put(tx, delta, lastAudit); err != nil {
+				return err
+			}
+			if d.engine.shared() {
+				if err := d.tell(tx, delta, id); err != nil {
+					return err
+				}
+			}
+			sent = true
+			return nil
+		})
 	})
-	return d.explain("save a change of tailnet "+delta.Tailnet, err)
+	doing := "save a change of tailnet " + delta.Tailnet
+	if err != nil && sent && d.engine.shared() {
+		return d.explain(doing, d.outcome(ctx, delta, id, err))
+	}
+	return d.explain(doing, err)
+}
+
+// within runs fn for as long as a commit may take.
+func (d *DB) within(ctx context.Context, fn func(context.Context) error) error {
+	if limit := d.engine.dialect().patient; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return fn(ctx)
 }
 
 // advance moves the tailnet's sequence number from the delta's base to the
 // next, which keeps every other committer out until the transaction ends. It returns
 // the number of the last audit entry before this commit.
-func advance(tx *gorm.DB, delta *tailnet.Delta) (lastAudit int64, err error) {
+func (d *DB) advance(tx *gorm.DB, delta *tailnet.Delta) (lastAudit int64, err error) {
 	var stored []tailnetRow
 	if err := tx.Where("name = ?", delta.Tailnet).Find(&stored).Error; err != nil {
 		return 0, err
 	}
 	if len(stored) > 0 {
 		lastAudit = stored[0].LastAudit
+		if stored[0].Seq != int64(delta.Base) {
+			return 0, tailnet.ErrConflict
+		}
 	}
 	next := tailnetRow{
 		Name:        delta.Tailnet,
@@ -123,11 +158,14 @@ func advance(tx *gorm.DB, delta *tailnet.Delta) (lastAudit int64, err error) {
 		LastAudit:   lastAudit + int64(len(delta.Audit)),
 	}
 	var done *gorm.DB
-	if len(stored) == 0 && delta.Base == 0 {
-		done = tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&next)
-	} else {
+	switch {
+	case len(stored) > 0:
 		done = tx.Model(&tailnetRow{}).Where("name = ? AND seq = ?", delta.Tailnet, int64(delta.Base)).
 			Select("*").Omit("name").Updates(&next)
+	case delta.Base == 0:
+		done = tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&next)
+	default:
+		return 0, tailnet.ErrConflict
 	}
 	if done.Error == nil && done.RowsAffected == 0 {
 		return 0, tailnet.ErrConflict
@@ -135,15 +173,15 @@ func advance(tx *gorm.DB, delta *tailnet.Delta) (lastAudit int64, err error) {
 	return lastAudit, done.Error
 }
 
-// write writes everything of the delta but the head of the tailnet.
-func write(tx *gorm.DB, delta *tailnet.Delta, lastAudit int64) error {
-	name, seq := delta.Tailnet, delta.Base+1
+// put writes everything of the delta but the head of the tailnet.
+func (d *DB) put(tx *gorm.DB, delta *tailnet.Delta, lastAudit int64) error {
+	name, seq, batch := delta.Tailnet, delta.Base+1, d.engine.dialect().batch
 	for _, replace := range []func() error{
-		func() error { return replace(tx, name, "id", delta.Users, userToRow) },
-		func() error { return replace(tx, name, "id", delta.AuthKeys, authKeyToRow) },
-		func() error { return replace(tx, name, "id", delta.APIKeys, apiKeyToRow) },
-		func() error { return replace(tx, name, "id", delta.Nodes, nodeToRow) },
-		func() error { return replace(tx, name, "node_key", delta.Tombstones, tombstoneToRow) },
+		func() error { return replace(tx, batch, name, "id", delta.Users, userToRow) },
+		func() error { return replace(tx, batch, name, "id", delta.AuthKeys, authKeyToRow) },
+		func() error { return replace(tx, batch, name, "id", delta.APIKeys, apiKeyToRow) },
+		func() error { return replace(tx, batch, name, "id", delta.Nodes, nodeToRow) },
+		func() error { return replace(tx, batch, name, "node_key", delta.Tombstones, tombstoneToRow) },
 	} {
 		if err := replace(); err != nil {
 			return err
@@ -169,13 +207,13 @@ func write(tx *gorm.DB, delta *tailnet.Delta, lastAudit int64) error {
 	if e.err != nil {
 		return e.err
 	}
-	return insert(tx, audit)
+	return insert(tx, batch, audit)
 }
 
 // replace removes the rows that change and then writes the new ones. An upsert
 // row by row would trip over the unique indexes where two things of one
 // delta swap a name or an address.
-func replace[ID cmp.Ordered, T any, R row](tx *gorm.DB, name, idColumn string, c tailnet.Changes[ID, T], toRow func(*encoder, string, T) R) error {
+func replace[ID cmp.Ordered, T any, R row](tx *gorm.DB, batch int, name, idColumn string, c tailnet.Changes[ID, T], toRow func(*encoder, string, T) R) error {
 	put := slices.Sorted(maps.Keys(c.Put))
 	old := slices.Concat(put, slices.Collect(maps.Keys(c.Drop)))
 	for ids := range slices.Chunk(old, batch) {
@@ -191,10 +229,10 @@ func replace[ID cmp.Ordered, T any, R row](tx *gorm.DB, name, idColumn string, c
 			return fmt.Errorf("table %s, row %v: %w", rows[i].TableName(), id, e.err)
 		}
 	}
-	return insert(tx, rows)
+	return insert(tx, batch, rows)
 }
 
-func insert[R any](tx *gorm.DB, rows []R) error {
+func insert[R any](tx *gorm.DB, batch int, rows []R) error {
 	for some := range slices.Chunk(rows, batch) {
 		if err := tx.Create(&some).Error; err != nil {
 			return err

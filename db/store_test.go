@@ -87,7 +87,9 @@ func zeroFields(v reflect.Value, path string) []string {
 	return out
 }
 
-func TestRoundTrip(t *testing.T) {
+func TestRoundTrip(t *testing.T) { everywhere(t, testRoundTrip) }
+
+func testRoundTrip(t *testing.T, at engine) {
 	delta, want := fullDelta()
 	derived := map[string]bool{
 		".Nodes.Status.Alive": true, ".Nodes.Status.Expired": true, ".Nodes.Status.Expiring": true,
@@ -99,8 +101,8 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("the test does not set %s", path)
 		}
 	}
-	path := filepath.Join(t.TempDir(), "heddle.db")
-	s := openAt(t, path)
+	place := at(t)
+	s := open(t, place)
 	commit(t, s, delta)
 	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
 		t.Errorf("loaded (-want +got):\n%s", diff)
@@ -109,7 +111,7 @@ func TestRoundTrip(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = openAt(t, path)
+	s = open(t, place)
 	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
 		t.Errorf("loaded after a restart (-want +got):\n%s", diff)
 	}
@@ -123,8 +125,10 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // A thing with nothing but its identity comes back with nil, not with empty lists.
-func TestRoundTripBare(t *testing.T) {
-	s := openNew(t)
+func TestRoundTripBare(t *testing.T) { everywhere(t, testRoundTripBare) }
+
+func testRoundTripBare(t *testing.T, at engine) {
+	s := open(t, at(t))
 	full := testNode(5)
 	n := &tailnet.Node{ID: 5, Machine: full.Machine, Key: full.Key, Report: &tailnet.Report{Hostinfo: &tailcfg.Hostinfo{}}}
 	stone := &tailnet.Tombstone{Key: full.Key}
@@ -149,7 +153,9 @@ func TestRoundTripBare(t *testing.T) {
 	}
 }
 
-func TestCommitConflict(t *testing.T) {
+func TestCommitConflict(t *testing.T) { everywhere(t, testCommitConflict) }
+
+func testCommitConflict(t *testing.T, at engine) {
 	for _, tt := range []struct {
 		name         string
 		stored, base tailnet.Seq
@@ -163,7 +169,7 @@ func TestCommitConflict(t *testing.T) {
 		{"ahead", 2, 3, tailnet.ErrConflict},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := openNew(t)
+			s := open(t, at(t))
 			for i := range tt.stored {
 				commit(t, s, nodes(i, testNode(1)))
 			}
@@ -193,7 +199,9 @@ func TestCommitConflict(t *testing.T) {
 
 // What the model promises to be unique is refused as a whole commit, and the
 // next one works.
-func TestUniqueAndAtomic(t *testing.T) {
+func TestUniqueAndAtomic(t *testing.T) { everywhere(t, testUniqueAndAtomic) }
+
+func testUniqueAndAtomic(t *testing.T, at engine) {
 	for name, spoil := range map[string]func(d *tailnet.Delta){
 		"node key": func(d *tailnet.Delta) { d.Nodes.Put[3].Key = testNode(1).Key },
 		"ipv4":     func(d *tailnet.Delta) { d.Nodes.Put[3].Addrs.V4 = testNode(1).Addrs.V4 },
@@ -218,7 +226,7 @@ func TestUniqueAndAtomic(t *testing.T) {
 		"unstorable audit entry":    func(d *tailnet.Delta) { d.Audit[0].At = time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := openNew(t)
+			s := open(t, at(t))
 			first, want := fullDelta()
 			commit(t, s, first)
 			bad := nodes(1, testNode(3))
@@ -245,8 +253,10 @@ func TestUniqueAndAtomic(t *testing.T) {
 
 // Merged deltas may hold two nodes that swapped what must be unique, or a
 // node that took over the name of a dropped one.
-func TestSwap(t *testing.T) {
-	s := openNew(t)
+func TestSwap(t *testing.T) { everywhere(t, testSwap) }
+
+func testSwap(t *testing.T, at engine) {
+	s := open(t, at(t))
 	commit(t, s, nodes(0, testNode(1), testNode(2), testNode(3)))
 	a, b, c := testNode(1), testNode(2), testNode(4)
 	a.Name, b.Name = b.Name, a.Name
@@ -261,8 +271,10 @@ func TestSwap(t *testing.T) {
 	}
 }
 
-func TestPutAndDrop(t *testing.T) {
-	s := openNew(t)
+func TestPutAndDrop(t *testing.T) { everywhere(t, testPutAndDrop) }
+
+func testPutAndDrop(t *testing.T, at engine) {
+	s := open(t, at(t))
 	first, want := fullDelta()
 	commit(t, s, first)
 	first.Tailnet = "other"
@@ -293,9 +305,11 @@ func TestPutAndDrop(t *testing.T) {
 }
 
 // More rows than fit into one statement.
-func TestManyRows(t *testing.T) {
+func TestManyRows(t *testing.T) { everywhere(t, testManyRows) }
+
+func testManyRows(t *testing.T, at engine) {
 	const many = 1203
-	s := openNew(t)
+	s := open(t, at(t))
 	var all []*tailnet.Node
 	for id := 1; id <= many; id++ {
 		all = append(all, testNode(id))
@@ -319,8 +333,10 @@ func TestManyRows(t *testing.T) {
 	}
 }
 
-func TestCommitLeavesDeltaAlone(t *testing.T) {
-	s := openNew(t)
+func TestCommitLeavesDeltaAlone(t *testing.T) { everywhere(t, testCommitLeavesDeltaAlone) }
+
+func testCommitLeavesDeltaAlone(t *testing.T, at engine) {
+	s := open(t, at(t))
 	d, _ := fullDelta()
 	same, _ := fullDelta()
 	commit(t, s, d)
@@ -329,8 +345,10 @@ func TestCommitLeavesDeltaAlone(t *testing.T) {
 	}
 }
 
-func TestEndedContext(t *testing.T) {
-	s := openNew(t)
+func TestEndedContext(t *testing.T) { everywhere(t, testEndedContext) }
+
+func testEndedContext(t *testing.T, at engine) {
+	s := open(t, at(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.Commit(ctx, nodes(0, testNode(1))); !errors.Is(err, context.Canceled) {
@@ -350,9 +368,11 @@ func TestEndedContext(t *testing.T) {
 	}
 }
 
-func TestAuditPages(t *testing.T) {
+func TestAuditPages(t *testing.T) { everywhere(t, testAuditPages) }
+
+func testAuditPages(t *testing.T, at engine) {
 	const total = 2*1000 + 5
-	s := openNew(t)
+	s := open(t, at(t))
 	for base, from := tailnet.Seq(0), 0; from < total; base, from = base+1, from+401 {
 		d := nodes(base)
 		for i := from; i < min(from+401, total); i++ {
@@ -381,8 +401,10 @@ func TestAuditPages(t *testing.T) {
 	}
 }
 
-func TestPolicyHistory(t *testing.T) {
-	s := openNew(t)
+func TestPolicyHistory(t *testing.T) { everywhere(t, testPolicyHistory) }
+
+func testPolicyHistory(t *testing.T, at engine) {
+	s := open(t, at(t))
 	var want []*tailnet.Policy
 	for i := range 60 {
 		d := nodes(tailnet.Seq(i))
@@ -430,9 +452,11 @@ func TestPolicyHistory(t *testing.T) {
 }
 
 // Readers see whole commits while the writer goes on.
-func TestReadWhileCommitting(t *testing.T) {
+func TestReadWhileCommitting(t *testing.T) { everywhere(t, testReadWhileCommitting) }
+
+func testReadWhileCommitting(t *testing.T, at engine) {
 	const commits = 60
-	s := openNew(t)
+	s := open(t, at(t))
 	done := make(chan error)
 	stop := make(chan struct{})
 	for range 3 {

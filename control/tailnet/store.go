@@ -9,6 +9,10 @@ import (
 // number is no longer the delta's Base: another process committed.
 var ErrConflict = errors.New("another process changed the tailnet")
 
+// ErrForgotten is what a Store's Since returns when it does not know what
+// changed since: everything must be loaded.
+var ErrForgotten = errors.New("the changes of the tailnet are not remembered so far back")
+
 // A Store keeps tailnets. It holds no rules: what a Delta says is written.
 type Store interface {
 	// Load returns everything that is stored of a tailnet; a tailnet that was
@@ -19,6 +23,15 @@ type Store interface {
 	// sequence number is still d.Base, and sets it to d.Base+1. When it returns nil the
 	// delta survives a kill of the process and a power cut. It neither keeps nor changes d.
 	Commit(ctx context.Context, d *Delta) error
+	// Since returns what was committed after a sequence number, merged into one
+	// delta without the audit log, and the sequence number that it leads to. What is in Put is as it
+	// was at that moment. It fails with ErrForgotten if that was too long ago. The caller
+	// owns the delta.
+	Since(ctx context.Context, tailnet string, after Seq) (d *Delta, head Seq, err error)
+	// Watch calls news whenever another process may have committed to the
+	// tailnet, soon after it has, and once for what it may have missed, until ctx ends.
+	// news must be quick. Troubles of the store do not end it.
+	Watch(ctx context.Context, tailnet string, news func())
 }
 
 // Image is all that is stored of a tailnet. Slices are in ascending order of

@@ -23,7 +23,7 @@ type rule struct {
 }
 
 var (
-	storage = []string{"gorm.io/", "github.com/glebarez/", "database/sql"}
+	storage = []string{"gorm.io/", "github.com/glebarez/", "github.com/jackc/", "database/sql"}
 	wire    = []string{"net/http", "google.golang.org/grpc"}
 	clock   = []string{"os", "net", "log", "log/slog", "sync"} // and what comes with them
 	domain  = []string{"policy", "control/tailnet"}
@@ -46,6 +46,7 @@ var table = map[string]rule{
 	"control":                     {append([]string{"control/check", "control/netmap", "control/noise", "control/pending"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/controltest":         {append([]string{"control", "control/check", "control/netmap", "control/noise", "control/pending", "control/tailnet/tailnettest"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"db":                          {domain, wire},
+	"db/pgserver":                 {nil, wire},
 	"derp":                        {nil, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"proto":                       {nil, nil},
 	"proto/heddle/v1":             {nil, storage},

@@ -20,6 +20,9 @@ type Store struct {
 	rows  rows
 	audit []tailnet.AuditEntry
 	past  []*tailnet.Policy
+	log   []tailnet.Delta // the last of the commits
+	news  map[int]func()
+	next  int // number of the next watcher
 	fail  error
 	count int
 	tries int
@@ -42,9 +45,7 @@ func (s *Store) Load(context.Context, string) (tailnet.Image, error) {
 	img := s.img
 	img.Nodes = nil
 	for _, n := range values(s.rows.nodes) {
-		c := *n
-		c.Status = tailnet.Status{Online: n.Status.Online, LastSeen: n.Status.LastSeen}
-		img.Nodes = append(img.Nodes, &c)
+		img.Nodes = append(img.Nodes, stored(n))
 	}
 	img.Users = values(s.rows.users)
 	img.AuthKeys = values(s.rows.authKeys)
@@ -81,7 +82,78 @@ func (s *Store) Commit(_ context.Context, d *tailnet.Delta) error {
 		s.past = append(s.past, s.img.Policy)
 	}
 	s.audit = append(s.audit, d.Audit...)
+	s.remember(d)
+	for _, news := range s.news {
+		news()
+	}
 	return nil
+}
+
+// remembered is how many commits Since knows.
+const remembered = 100
+
+func (s *Store) remember(d *tailnet.Delta) {
+	if len(s.log) == remembered {
+		s.log = slices.Delete(s.log, 0, 1)
+	}
+	s.log = append(s.log, tailnet.Delta{
+		Base: d.Base, Nodes: clone(d.Nodes), Users: clone(d.Users), AuthKeys: clone(d.AuthKeys), APIKeys: clone(d.APIKeys),
+		Tombstones: clone(d.Tombstones), Settings: d.Settings, Policy: d.Policy,
+	})
+}
+
+// Since implements tailnet.Store. Nodes are copied, as Load does.
+func (s *Store) Since(_ context.Context, _ string, after tailnet.Seq) (*tailnet.Delta, tailnet.Seq, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return nil, 0, s.fail
+	}
+	d := &tailnet.Delta{Base: after, LastID: s.img.LastID}
+	back := int(s.img.Seq - after)
+	if back < 0 || back > len(s.log) {
+		return nil, 0, tailnet.ErrForgotten
+	}
+	for _, c := range s.log[len(s.log)-back:] {
+		merge(&d.Nodes, c.Nodes)
+		merge(&d.Users, c.Users)
+		merge(&d.AuthKeys, c.AuthKeys)
+		merge(&d.APIKeys, c.APIKeys)
+		merge(&d.Tombstones, c.Tombstones)
+		if c.Settings != nil {
+			d.Settings = c.Settings
+		}
+		if c.Policy != nil {
+			d.Policy = s.img.Policy
+		}
+	}
+	for id, n := range d.Nodes.Put {
+		d.Nodes.Put[id] = stored(n)
+	}
+	return d, s.img.Seq, nil
+}
+
+// Watch implements tailnet.Store; the process's own commits are news, too.
+func (s *Store) Watch(ctx context.Context, _ string, news func()) {
+	s.mu.Lock()
+	if s.news == nil {
+		s.news = map[int]func(){}
+	}
+	id := s.next
+	s.next++
+	s.news[id] = news
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.news, id)
+}
+
+// stored is what is kept of a node.
+func stored(n *tailnet.Node) *tailnet.Node {
+	c := *n
+	c.Status = tailnet.Status{Online: n.Status.Online, LastSeen: n.Status.LastSeen}
+	return &c
 }
 
 // FailWith lets every Commit fail with err until it is called with nil.
@@ -156,6 +228,25 @@ func apply[ID comparable, T any](m *map[ID]T, c tailnet.Changes[ID, T]) {
 	maps.Copy(*m, c.Put)
 	for id := range c.Drop {
 		delete(*m, id)
+	}
+}
+
+func clone[ID comparable, T any](c tailnet.Changes[ID, T]) tailnet.Changes[ID, T] {
+	return tailnet.Changes[ID, T]{Put: maps.Clone(c.Put), Drop: maps.Clone(c.Drop)}
+}
+
+// merge adds later changes to c.
+func merge[ID comparable, T any](c *tailnet.Changes[ID, T], later tailnet.Changes[ID, T]) {
+	if c.Put == nil {
+		c.Put, c.Drop = map[ID]T{}, map[ID]bool{}
+	}
+	for id, v := range later.Put {
+		c.Put[id] = v
+		delete(c.Drop, id)
+	}
+	for id := range later.Drop {
+		delete(c.Put, id)
+		c.Drop[id] = true
 	}
 }
 
