@@ -63,10 +63,12 @@ var table = map[string]rule{
 	"cmd/heddle/config":           {nil, slices.Concat(storage, wire)},
 	"cmd/heddle/textdiff":         {nil, slices.Concat(storage, wire, clock)},
 	"cmd/heddle/serve":            {[]string{"*"}, storage},
+	"cmd/heddle/serve/certs":      {nil, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"cmd/heddle/serve/metrics":    {[]string{"control", "control/netmap", "control/tailnet", "derp"}, storage},
 	"cmd/demo":                    {[]string{"*"}, storage},
 	"integration":                 {[]string{"proto/heddle/v1", "integration/lab", "integration/stock"}, storage},
 	"integration/lab":             {nil, storage},
+	"integration/pebble":          {nil, storage},
 	"integration/stock":           {[]string{"integration/lab"}, storage},
 	"integration/structure":       {nil, nil},
 }

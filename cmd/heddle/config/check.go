@@ -31,6 +31,7 @@ func defaults() *Config {
 			},
 			UpdateInterval: 3 * time.Hour,
 		},
+		TLS: TLS{ACME: ACME{CheckInterval: 10 * time.Minute, DNS: DNSUpdate{Algorithm: "hmac-sha256"}}},
 		DNS: DNS{BaseDomain: DefaultBaseDomain, MagicDNS: true},
 		Log: Log{Format: "text"},
 		Addresses: Addresses{
@@ -94,6 +95,9 @@ func (c checker) derive() {
 	}
 	if c.Listen.Socket == "" {
 		c.Listen.Socket = filepath.Join(c.DataDir, "heddle.sock")
+	}
+	if c.TLS.Automatic() {
+		c.deriveACME()
 	}
 	if c.ServerURL == nil {
 		c.ServerURL = c.defaultServerURL()
@@ -163,6 +167,7 @@ func (c checker) checkListeners() {
 		{"listen_addr", c.Listen.Addr},
 		{"metrics_listen_addr", c.Listen.Metrics},
 		{"grpc_listen_addr", c.Listen.GRPC},
+		{"http_listen_addr", c.Listen.HTTP},
 	}
 	for i, a := range listeners {
 		for _, b := range listeners[i+1:] {
@@ -178,15 +183,7 @@ func (c checker) checkListeners() {
 	if host, _, err := net.SplitHostPort(c.Listen.Metrics); err == nil && !isLoopback(host) {
 		c.warnf("metrics_listen_addr %s is not loopback and has no authentication: see that a firewall protects it", c.Listen.Metrics)
 	}
-	switch tls := c.TLS; {
-	case c.broken("tls.cert_file", "tls.key_file"):
-	case tls.CertFile != "" && tls.KeyFile == "":
-		c.failf("tls.cert_file", "needs tls.key_file, the private key of the certificate: set both or none")
-	case tls.CertFile == "" && tls.KeyFile != "":
-		c.failf("tls.key_file", "needs tls.cert_file, the certificate of the key: set both or none")
-	case c.Listen.GRPC != "" && !tls.On():
-		c.failf("grpc_listen_addr", "needs TLS: set tls.cert_file and tls.key_file, or remove it and use the local socket")
-	}
+	c.checkTLS()
 	if limit := len(syscall.RawSockaddrUnix{}.Path) - 1; len(c.Listen.Socket) > limit {
 		c.failf("unix_socket", "%s has %d bytes, the system allows %d: set a shorter path", c.Listen.Socket, len(c.Listen.Socket), limit)
 	}
@@ -205,13 +202,13 @@ func (c checker) checkServerURL() {
 	case c.TLS.On() && !set:
 		c.failf("server_url", "must be set, as TLS is on: write https:// and a name of the certificate")
 	case c.TLS.On() && u.Scheme == "http":
-		c.failf("server_url", "is http, but listen_addr speaks TLS because of tls.cert_file: write https://%s", u.Host)
+		c.failf("server_url", "is http, but listen_addr speaks TLS because of tls.%s: write https://%s", c.tlsKey(), u.Host)
 	case !set && isWildcard(host):
 		c.warnf("server_url is not set: clients are told %s, which works on this machine only; set it to the public URL", u)
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		c.warnf("server_url %s is plain HTTP: login pages and admin keys can be read on the way; set tls.cert_file and tls.key_file, or use a reverse proxy with https", u)
+		c.warnf("server_url %s is plain HTTP: login pages and admin keys can be read on the way; set tls.acme.email, or tls.cert_file and tls.key_file, or use a reverse proxy with https", u)
 	case u.Scheme == "https" && !c.TLS.On() && len(c.TrustedProxies) == 0:
-		c.warnf("server_url is https and tls.cert_file is not set: if a reverse proxy terminates TLS, list its address in trusted_proxies")
+		c.warnf("server_url is https and neither tls.acme.email nor tls.cert_file is set: if a reverse proxy terminates TLS, list its address in trusted_proxies")
 	}
 }
 

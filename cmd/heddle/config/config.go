@@ -84,15 +84,21 @@ type Config struct {
 type Listen struct {
 	// The public listener: clients, login pages, the relay. In a container it must
 	// not be loopback: write ":8080".
-	Addr string `key:"listen_addr" format:"listen"`
+	Addr string `key:"listen_addr" format:"listen" default:"127.0.0.1:8080, or :443 with tls.acme.email"`
 
-	// The private listener for operators: numbers (/debug/vars) and profiles
+	// A listener for plain HTTP beside that of TLS. It sends people to server_url,
+	// answers ACME challenges, and serves the encrypted control protocol, which
+	// clients try on port 80 first. "" turns it off.
+	HTTP string `key:"http_listen_addr" format:"listen,off" default:"none, or :80 with tls.acme.email" example:":80"`
+
+	// The private listener for operators: numbers for Prometheus
+	// (/metrics) and profiles
 	// (/debug/pprof/). It has no authentication: keep it on loopback or behind a
 	// firewall. "" turns it off.
 	Metrics string `key:"metrics_listen_addr" format:"listen,off"`
 
 	// A listener of its own for the remote command line (gRPC over TLS, needs
-	// tls.cert_file). "" serves it on listen_addr when TLS is on, and not at all
+	// a certificate). "" serves it on listen_addr when TLS is on, and not at all
 	// otherwise.
 	GRPC string `key:"grpc_listen_addr" format:"listen,off" example:"0.0.0.0:50443"`
 
@@ -105,17 +111,80 @@ type Listen struct {
 	SocketMode fs.FileMode `key:"unix_socket_mode"`
 }
 
-// TLS names the certificate; both fields are set or both are empty.
+// TLS says where the certificate comes from. CertFile and KeyFile are both set
+// or both empty.
 type TLS struct {
 	// The certificate chain, PEM. Read again when it changes.
 	CertFile string `key:"cert_file" format:"path,off" example:"/etc/heddle/tls/fullchain.pem"`
 
 	// The private key of the certificate, PEM.
 	KeyFile string `key:"key_file" format:"path,off" example:"/etc/heddle/tls/privkey.pem"`
+
+	// Certificates that heddle gets and renews by itself. Unless cert_file is set, an
+	// e-mail address here is all it takes.
+	ACME ACME `key:"acme"`
 }
 
 // On reports whether the public listener speaks TLS.
-func (t TLS) On() bool { return t.CertFile != "" }
+func (t TLS) On() bool { return t.CertFile != "" || t.ACME.Email != "" }
+
+// Automatic reports whether the certificate comes by ACME.
+func (t TLS) Automatic() bool { return t.CertFile == "" && t.ACME.Email != "" }
+
+// Challenge is a way to prove to a certificate authority that a name is ours.
+type Challenge string
+
+const (
+	HTTP01    Challenge = "http-01"
+	TLSALPN01 Challenge = "tls-alpn-01"
+	DNS01     Challenge = "dns-01"
+)
+
+// ACME is the account at a certificate authority. Directory nil means Let's Encrypt.
+type ACME struct {
+	// The e-mail address of the account, where the authority writes to if something
+	// is wrong. Setting it means to agree to the authority's terms.
+	Email string `key:"email" format:"email,off" example:"admin@example.com"`
+
+	// The directory URL of the authority.
+	Directory *url.URL `key:"directory" default:"that of Let's Encrypt" example:"https://ca.corp.example.com/acme/directory"`
+
+	// The root certificates, PEM, that this URL is trusted by, if not those of
+	// the system.
+	CAFile string `key:"ca_file" format:"path,off" example:"/etc/heddle/tls/corp-root.pem"`
+
+	// The ways of proof that may be used: http-01 (the authority connects to port 80),
+	// tls-alpn-01 (to port 443), or dns-01 alone (heddle writes into DNS).
+	Challenges []Challenge `key:"challenges" format:"http-01|tls-alpn-01|dns-01" default:"[http-01, tls-alpn-01]" example:"[dns-01]"`
+
+	// How often certificates are looked at. One is renewed when a third of its
+	// life is left. At least 1s.
+	CheckInterval time.Duration `key:"check_interval"`
+
+	// The name server that takes the records of dns-01, by dynamic updates (RFC 2136).
+	DNS DNSUpdate `key:"dns"`
+}
+
+// DNSUpdate is a zone that takes dynamic updates.
+type DNSUpdate struct {
+	// The primary name server.
+	Server string `key:"server" format:"listen,off" example:"ns1.example.com:53"`
+
+	// The zone that is updated.
+	Zone string `key:"zone" format:"domain,off" example:"example.com"`
+
+	// The name of the record, if _acme-challenge.HOST is a CNAME to another one.
+	Record string `key:"record" format:"domain,off" default:"_acme-challenge and the host of server_url" example:"vpn.acme.example.com"`
+
+	// The name of the TSIG key that signs updates.
+	KeyName string `key:"tsig_key_name" format:"domain,off" example:"heddle"`
+
+	// The TSIG key, base64.
+	Key Secret `key:"tsig_key" example:"bm90IGEgcmVhbCBrZXk="`
+
+	// How it signs: hmac-sha256, hmac-sha384 or hmac-sha512.
+	Algorithm string `key:"tsig_algorithm" format:"hmac-sha256|hmac-sha384|hmac-sha512"`
+}
 
 // DERP is the configuration of the relays.
 type DERP struct {

@@ -141,7 +141,7 @@ func TestMistakesInVariables(t *testing.T) {
 }
 
 func TestWhatDoesNotGoTogether(t *testing.T) {
-	const cert = "tls: {cert_file: /c, key_file: /k}\n"
+	const cert, acme = "tls: {cert_file: /c, key_file: /k}\n", "tls: {acme: {email: a@b.example}}\n"
 	for _, tt := range []struct {
 		name, yaml string
 		want       []string
@@ -150,7 +150,20 @@ func TestWhatDoesNotGoTogether(t *testing.T) {
 		{"key without certificate", "tls: {key_file: /c}", []string{"f.yaml:1: tls.key_file: needs tls.cert_file, the certificate of the key: set both or none"}},
 		{"TLS without URL", cert, []string{"server_url: must be set, as TLS is on: write https:// and a name of the certificate"}},
 		{"TLS with http", cert + "server_url: http://a.example:8080", []string{"f.yaml:2: server_url: is http, but listen_addr speaks TLS because of tls.cert_file: write https://a.example:8080"}},
-		{"gRPC without TLS", "grpc_listen_addr: :50443", []string{"f.yaml:1: grpc_listen_addr: needs TLS: set tls.cert_file and tls.key_file, or remove it and use the local socket"}},
+		{"gRPC without TLS", "grpc_listen_addr: :50443", []string{"f.yaml:1: grpc_listen_addr: needs TLS: set tls.acme.email, or tls.cert_file and tls.key_file, or remove it and use the local socket"}},
+		{"port 80 without TLS", "http_listen_addr: :80", []string{"f.yaml:1: http_listen_addr: is for a server with TLS, and listen_addr speaks plain HTTP here: set tls.acme.email, or tls.cert_file and tls.key_file, or remove it"}},
+		{"ACME without URL", acme, []string{"server_url: must be set, as TLS is on: write https:// and a name of the certificate"}},
+		{"ACME with http", acme + "server_url: http://a.example", []string{"f.yaml:2: server_url: is http, but listen_addr speaks TLS because of tls.acme.email: write https://a.example"}},
+		{"ACME for an address", acme + "server_url: https://198.51.100.1", []string{"f.yaml:2: server_url: 198.51.100.1 is not a name that a certificate can be had for: write the public name of this server"}},
+		{"no e-mail address", "server_url: https://a.example\ntls: {acme: {email: me}}", []string{`f.yaml:2: tls.acme.email: "me" is not an e-mail address: write it like admin@example.com`}},
+		{"proof at port 80 without port 80", "server_url: https://a.example\nhttp_listen_addr: ''\ntls: {acme: {email: a@b.example, challenges: [http-01]}}", []string{"f.yaml:3: tls.acme.challenges: http-01 needs http_listen_addr, where the authority connects to at port 80"}},
+		{"proof by DNS and otherwise", "server_url: https://a.example\ntls: {acme: {email: a@b.example, challenges: [http-01, dns-01]}}", []string{"f.yaml:2: tls.acme.challenges: dns-01 stands alone: remove the others, or dns-01"}},
+		{"proof by DNS without a server", "server_url: https://a.example\ntls: {acme: {email: a@b.example, challenges: [dns-01]}}", []string{"f.yaml:2: tls.acme.challenges: dns-01 needs tls.acme.dns.server and tls.acme.dns.zone"}},
+		{"DNS key", "server_url: https://a.example\ntls:\n  acme:\n    email: a@b.example\n    challenges: [dns-01]\n    dns: {server: 'ns:53', zone: a.example, record: b.example, tsig_key: '!'}", []string{
+			"f.yaml:6: tls.acme.dns.record: b.example does not lie in tls.acme.dns.zone, a.example",
+			"f.yaml:6: tls.acme.dns.tsig_key: is not base64: copy the secret as the name server has it",
+			"tls.acme.dns.tsig_key_name: goes with tls.acme.dns.tsig_key: set both or none"}},
+		{"hasty", "server_url: https://a.example\ntls: {acme: {email: a@b.example, check_interval: 0s}}", []string{"f.yaml:2: tls.acme.check_interval: must be at least 1s"}},
 		{"same port", "listen_addr: :9090", []string{"f.yaml:1: listen_addr: :9090 is taken by metrics_listen_addr (127.0.0.1:9090): choose another port"}},
 		{"port 0", "listen_addr: 127.0.0.1:0", []string{"server_url: must be set, as listen_addr leaves the port to the system"}},
 		{"long socket", "unix_socket: /" + strings.Repeat("x", 120), []string{"f.yaml:1: unix_socket: /" + strings.Repeat("x", 120) + fmt.Sprintf(" has 121 bytes, the system allows %d: set a shorter path", len(syscall.RawSockaddrUnix{}.Path)-1)}},
@@ -208,7 +221,9 @@ func TestWarnings(t *testing.T) {
 		{"with TLS", "listen_addr: :443\nserver_url: https://a.example\ntls: {cert_file: /c, key_file: /k}", nil},
 		{"wildcard without a URL", "listen_addr: :8080", []string{"server_url is not set: clients are told http://127.0.0.1:8080"}},
 		{"plain HTTP in public", "listen_addr: :8080\nserver_url: http://a.example:8080", []string{"server_url http://a.example:8080 is plain HTTP"}},
-		{"https without anything", "server_url: https://a.example", []string{"server_url is https and tls.cert_file is not set"}},
+		{"two certificates", "server_url: https://a.example\ntls: {cert_file: /c, key_file: /k, acme: {email: a@b.example}}", []string{"tls.acme has no effect, as tls.cert_file is set"}},
+		{"ACME at another port", "server_url: https://a.example:8443\nlisten_addr: :8443\nhttp_listen_addr: ''\ntls: {acme: {email: a@b.example}}", []string{"server_url has port 8443"}},
+		{"https without anything", "server_url: https://a.example", []string{"server_url is https and neither tls.acme.email nor tls.cert_file is set"}},
 		{"public metrics", "metrics_listen_addr: :9090", []string{"metrics_listen_addr :9090 is not loopback"}},
 		{"everybody is a proxy", "trusted_proxies: [0.0.0.0/0]", []string{"trusted_proxies holds 0.0.0.0/0"}},
 		{"open socket", "unix_socket_mode: 0666", []string{"unix_socket_mode 0666 makes every local user"}},
@@ -247,6 +262,7 @@ func TestDefaults(t *testing.T) {
 var compare = []cmp.Option{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b config.Secret) bool { return a == b }),
 }
 
 func defaults() *config.Config {
@@ -264,6 +280,7 @@ func defaults() *config.Config {
 			},
 			UpdateInterval: 3 * time.Hour,
 		},
+		TLS: config.TLS{ACME: config.ACME{CheckInterval: 10 * time.Minute, DNS: config.DNSUpdate{Algorithm: "hmac-sha256"}}},
 		DNS: config.DNS{BaseDomain: "tailnet.internal", MagicDNS: true},
 		Log: config.Log{Level: slog.LevelInfo, Format: "text"},
 		Addresses: config.Addresses{
@@ -293,6 +310,18 @@ func TestMeaning(t *testing.T) {
 		{"port of listen_addr", "listen_addr: '[::1]:0999'", nil, func(c *config.Config) {
 			c.Listen.Addr = "[::1]:999"
 			c.ServerURL.Host, c.DERP.Embedded.Hostname = "[::1]:999", "::1"
+		}},
+		{"ACME", "server_url: https://vpn.example.com\ntls: {acme: {email: a@b.example}}", nil, func(c *config.Config) {
+			c.ServerURL = &url.URL{Scheme: "https", Host: "vpn.example.com"}
+			c.Listen.Addr, c.Listen.HTTP = ":443", ":80"
+			c.TLS.ACME.Email, c.TLS.ACME.Challenges = "a@b.example", []config.Challenge{config.HTTP01, config.TLSALPN01}
+			c.DERP.Embedded.STUNListenAddr, c.DERP.Embedded.Hostname, c.DERP.Embedded.Port = ":3478", "vpn.example.com", 443
+		}},
+		{"ACME without port 80", "server_url: https://vpn.example.com\nhttp_listen_addr: ''\nlisten_addr: :8443\ntls: {acme: {email: a@b.example}}", nil, func(c *config.Config) {
+			c.ServerURL = &url.URL{Scheme: "https", Host: "vpn.example.com"}
+			c.Listen.Addr = ":8443"
+			c.TLS.ACME.Email, c.TLS.ACME.Challenges = "a@b.example", []config.Challenge{config.TLSALPN01}
+			c.DERP.Embedded.STUNListenAddr, c.DERP.Embedded.Hostname, c.DERP.Embedded.Port = ":3478", "vpn.example.com", 443
 		}},
 		{"server_url", "server_url: HTTPS://VPN.Example.com/\ntrusted_proxies: [127.0.0.1, '::ffff:10.0.0.1', 'fd00::/8']", nil, func(c *config.Config) {
 			c.ServerURL = &url.URL{Scheme: "https", Host: "vpn.example.com"}

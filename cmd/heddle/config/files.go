@@ -41,7 +41,10 @@ func (c *Config) Check(now time.Time) error {
 	if err := tryDir(c.DataDir); err != nil {
 		fail("data_dir", "%v", err)
 	}
-	if c.TLS.On() {
+	if c.TLS.Automatic() {
+		readable("tls.acme.ca_file", c.TLS.ACME.CAFile)
+	}
+	if c.TLS.CertFile != "" {
 		if key, err := c.checkCertificate(now); err != nil {
 			fail(key, "%v", err)
 		}

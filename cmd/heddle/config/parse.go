@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -81,6 +82,7 @@ func parse(text string, dst reflect.Value, k *key, sc scope) (err error) {
 // another one.
 var formats = map[string]func(string, scope) (string, error){
 	"domain":     parseDomain,
+	"email":      parseEmail,
 	"host":       parseHost,
 	"label":      parseLabel,
 	"listen":     parseListen,
@@ -242,6 +244,13 @@ func parseDomain(text string, _ scope) (string, error) {
 		}
 	}
 	return domain, nil
+}
+
+func parseEmail(text string, _ scope) (string, error) {
+	if a, err := mail.ParseAddress(text); err != nil || a.Address != text {
+		return "", fmt.Errorf("%.60q is not an e-mail address: write it like admin@example.com", text)
+	}
+	return text, nil
 }
 
 func parseHost(text string, _ scope) (string, error) {

@@ -32,9 +32,11 @@ func (s *server) newRelay() (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, plain, _ := net.SplitHostPort(s.cfg.Listen.HTTP)
 	region := derp.Region{
 		ID: cfg.RegionID, Code: cfg.RegionCode, Name: cfg.RegionName,
 		HostName: cfg.Hostname, IPv4: cfg.IPv4, IPv6: cfg.IPv6, DERPPort: cfg.Port, STUNPort: -1,
+		CanPort80: plain == "80",
 	}
 	if ip, err := netip.ParseAddr(cfg.Hostname); err == nil {
 		// Clients take a literal address for a name unless they are told.

@@ -267,6 +267,10 @@ func (s *server) health(ctx context.Context) []api.Part {
 			parts = append(parts, part("dns records", fmt.Errorf("the last edit of %s is not in force: %w", path, err), ""))
 		}
 	}
+	if s.sockets.cert != nil {
+		fine, err := s.sockets.cert.Health(time.Now())
+		parts = append(parts, part("certificate", err, fine))
+	}
 	if s.relay != nil {
 		parts = append(parts, part("derp", nil, fmt.Sprintf("%d connections", s.relay.Stats().Connections)))
 	}

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"expvar"
@@ -12,12 +13,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
+	"heddle/cmd/heddle/config"
+	"heddle/cmd/heddle/serve/certs"
 	"heddle/derp"
 
 	"github.com/go-chi/chi/v5"
@@ -32,14 +36,26 @@ const (
 	answerTimeout = time.Minute
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
+
+	// Those of HTTP/2, which browsers and the remote command line speak.
+	maxRequests = 64        // under way on one connection
+	maxReceive  = 128 << 10 // bytes that one connection may send before somebody reads them
+	pingAfter   = time.Minute
 )
 
 // sockets are the listeners, opened before anything runs so that a mistake in
 // the config is an error at the start.
 type sockets struct {
-	public, grpc, metrics, unix net.Listener // nil: not wanted
-	cert                        *certificate // nil without TLS
-	files                       files
+	public, http, grpc, metrics, unix net.Listener // nil: not wanted
+	cert                              certificate  // nil without TLS
+	files                             files
+}
+
+// certificate is where the public listeners' certificate comes from.
+type certificate interface {
+	Get(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	Health(now time.Time) (fine string, err error)
+	Run(context.Context) error
 }
 
 func (s *server) openSockets() (err error) {
@@ -51,20 +67,12 @@ func (s *server) openSockets() (err error) {
 	if err := s.openSources(); err != nil {
 		return err
 	}
-	if tls := s.cfg.TLS; tls.On() {
-		var extra []byte
-		if s.relay != nil {
-			extra = s.relay.MetaCert()
-		}
-		if s.sockets.cert, err = loadCertificate(tls.CertFile, tls.KeyFile, extra); err != nil {
-			return fmt.Errorf("tls.cert_file, tls.key_file: %s", strings.TrimPrefix(err.Error(), "tls: "))
-		}
-	}
 	for _, l := range []struct {
 		key, addr string
 		to        *net.Listener
 	}{
 		{"listen_addr", s.cfg.Listen.Addr, &s.sockets.public},
+		{"http_listen_addr", s.cfg.Listen.HTTP, &s.sockets.http},
 		{"grpc_listen_addr", s.cfg.Listen.GRPC, &s.sockets.grpc},
 		{"metrics_listen_addr", s.cfg.Listen.Metrics, &s.sockets.metrics},
 	} {
@@ -75,8 +83,73 @@ func (s *server) openSockets() (err error) {
 			return listenError(l.key, l.addr, err)
 		}
 	}
-	s.sockets.unix, err = listenUnix(s.cfg.Listen.Socket, s.cfg.Listen.SocketMode)
-	return err
+	if s.sockets.unix, err = listenUnix(s.cfg.Listen.Socket, s.cfg.Listen.SocketMode); err != nil {
+		return err
+	}
+	return s.openCertificate()
+}
+
+// openCertificate reads the certificate, or prepares to obtain it.
+func (s *server) openCertificate() (err error) {
+	switch cfg := s.cfg.TLS; {
+	case cfg.Automatic():
+		if s.sockets.cert, err = s.newACME(); err != nil {
+			return fmt.Errorf("tls.acme: %w", err)
+		}
+	case cfg.On():
+		if s.sockets.cert, err = certs.FromFiles(cfg.CertFile, cfg.KeyFile, s.Log); err != nil {
+			return fmt.Errorf("tls.cert_file, tls.key_file: %s", strings.TrimPrefix(err.Error(), "tls: "))
+		}
+	}
+	return nil
+}
+
+func (s *server) newACME() (*certs.ACME, error) {
+	cfg := s.cfg.TLS.ACME
+	o := certs.ACMEOptions{
+		Names: []string{s.cfg.ServerURL.Hostname()}, Email: cfg.Email, Dir: s.dataFile("acme"),
+		CAFile: cfg.CAFile, CheckEvery: cfg.CheckInterval, Log: s.Log,
+	}
+	if cfg.Directory != nil {
+		o.Directory = cfg.Directory.String()
+	}
+	relay := s.cfg.DERP.Embedded.Hostname
+	if _, err := netip.ParseAddr(relay); s.relay != nil && err != nil && relay != o.Names[0] {
+		o.Names = append(o.Names, relay)
+	}
+	o.Host, _, _ = net.SplitHostPort(s.cfg.Listen.Addr)
+	for _, way := range cfg.Challenges {
+		switch way {
+		case config.HTTP01:
+			o.HTTP = portOf(s.sockets.http)
+		case config.TLSALPN01:
+			o.TLSALPN = portOf(s.sockets.public)
+		case config.DNS01:
+			o.DNS = &certs.Zone{
+				Server: cfg.DNS.Server, Name: cfg.DNS.Zone, Record: cfg.DNS.Record,
+				KeyName: cfg.DNS.KeyName, Key: cfg.DNS.Key.Reveal(), Algorithm: cfg.DNS.Algorithm,
+			}
+		}
+	}
+	return certs.NewACME(o)
+}
+
+func portOf(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+
+// tlsConfig is that of the public listeners; nil without TLS.
+func (s *server) tlsConfig() *tls.Config {
+	var further []byte
+	if s.relay != nil {
+		further = s.relay.MetaCert()
+	}
+	switch c := s.sockets.cert.(type) {
+	case nil:
+		return nil
+	case *certs.ACME:
+		return certs.Config(c.Get, further, certs.Challenge)
+	default:
+		return certs.Config(c.Get, further)
+	}
 }
 
 // openSources reads the DERP files.
@@ -96,7 +169,7 @@ func (s *server) openSources() (err error) {
 }
 
 func (s *server) closeSockets() {
-	for _, l := range []net.Listener{s.sockets.public, s.sockets.grpc, s.sockets.metrics, s.sockets.unix} {
+	for _, l := range []net.Listener{s.sockets.public, s.sockets.http, s.sockets.grpc, s.sockets.metrics, s.sockets.unix} {
 		if l != nil {
 			l.Close()
 		}
@@ -172,25 +245,28 @@ func (s *server) serveSockets(ctx context.Context, g *errgroup.Group) {
 			public.Handle(path, s.relay.Handler())
 		}
 	}
-	var handler http.Handler = public
+	conf := s.tlsConfig()
+	handler := s.pageHeaders(public)
 	if s.sockets.grpc == nil {
-		handler = s.api.Handler(public)
+		handler = s.api.Handler(handler)
 	} else {
-		s.serve(ctx, g, s.sockets.grpc, s.api.Handler(http.NotFoundHandler()))
+		s.serve(ctx, g, s.sockets.grpc, conf, s.api.Handler(http.NotFoundHandler()))
 	}
-	s.serve(ctx, g, s.sockets.public, handler)
+	s.serve(ctx, g, s.sockets.public, conf, handler)
+	if s.sockets.http != nil {
+		s.serve(ctx, g, s.sockets.http, nil, s.plainHandler(public))
+	}
 	if s.sockets.metrics != nil {
-		s.serve(ctx, g, s.sockets.metrics, s.debugHandler())
+		s.serve(ctx, g, s.sockets.metrics, nil, s.debugHandler())
 	}
 	if s.sockets.cert != nil {
-		g.Go(func() error { return s.sockets.cert.run(ctx, s.Log) })
+		g.Go(func() error { return s.sockets.cert.Run(ctx) })
 	}
 	g.Go(func() error { return s.api.ServeSocket(ctx, s.sockets.unix) })
 }
 
-// serve runs one HTTP server until ctx ends. The public ones speak TLS if there
-// is a certificate; the private one never does.
-func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Handler) {
+// serve runs one HTTP server until ctx ends, with TLS unless conf is nil.
+func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, conf *tls.Config, h http.Handler) {
 	guard := newGuard(s.cfg.TrustedProxies, s.Log)
 	srv := &http.Server{
 		Handler:           guard.behindProxies(h),
@@ -200,11 +276,19 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, h
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // strangers' broken handshakes
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxRequests,
+			MaxReceiveBufferPerConnection: maxReceive,
+			MaxReceiveBufferPerStream:     maxReceive,
+			SendPingTimeout:               pingAfter,
+			PingTimeout:                   headerTimeout,
+			WriteByteTimeout:              bodyTimeout,
+		},
+		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // strangers' broken handshakes
 	}
 	g.Go(func() error {
-		if s.sockets.cert != nil && l != s.sockets.metrics {
-			srv.TLSConfig = s.sockets.cert.config()
+		if conf != nil {
+			srv.TLSConfig = conf.Clone()
 			return stopped(srv.ServeTLS(l, "", ""))
 		}
 		return stopped(srv.Serve(l))
@@ -221,7 +305,6 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, h
 		return nil
 	})
 }
-
 const debugIndex = `heddle's private listener. It has no authentication: keep it private.
 
 /debug/vars     memory, clients, relay and caches in numbers, as JSON (expvar)

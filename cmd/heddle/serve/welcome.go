@@ -54,6 +54,7 @@ func (s *server) welcome() {
 		name, addr string
 		socket     net.Listener
 	}{
+		{"http", s.cfg.Listen.HTTP, s.sockets.http},
 		{"grpc", s.cfg.Listen.GRPC, s.sockets.grpc},
 		{"metrics", s.cfg.Listen.Metrics, s.sockets.metrics},
 	} {
