@@ -122,6 +122,28 @@ func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
 	return nil
 }
 
+// SetNoExpiry says whether a node's key never expires, also after it logs in again. One that is
+// to expire again gets the time that it would after a login now.
+func (tx *Tx) SetNoExpiry(id NodeID, never bool) error {
+	if never {
+		return tx.SetNodeExpiry(id, time.Time{})
+	}
+	n, err := tx.node(id, AreaDevices, "change when node keys expire")
+	switch {
+	case err != nil:
+		return err
+	case n.Tagged():
+		return Errorf(Conflict, "%s has tags, and the keys of tagged nodes do not expire by themselves", n.Name)
+	case !n.NoExpiry:
+		return nil
+	}
+	out := n.clone()
+	out.NoExpiry = false
+	tx.setExpiry(out, tx.freshExpiry(out))
+	tx.edit("node.expiry", n, out)
+	return nil
+}
+
 // SetTags makes a node belong to tags; its key then never expires. A node
 // cannot be without tags again except by logging in as a user.
 func (tx *Tx) SetTags(id NodeID, tags []string) error {

@@ -249,6 +249,16 @@ func TestKeyExpiryWarning(t *testing.T) {
 		if n := w.mustRegister(d.rotated(), secret); !n.Expiry.IsZero() {
 			t.Error("a login brought the expiry back that an admin disabled")
 		}
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNoExpiry(n.ID, false) })
+		if s := w.snap().Node(n.ID); s.NoExpiry || s.Expiry.Sub(time.Now()) < 179*24*time.Hour {
+			t.Errorf("enabled again: %+v", s)
+		}
+		before := w.snap().Node(n.ID).Expiry
+		time.Sleep(time.Hour)
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNoExpiry(n.ID, false) })
+		if s := w.snap().Node(n.ID); !s.Expiry.Equal(before) {
+			t.Errorf("it was not disabled, but got %v instead of %v", s.Expiry, before)
+		}
 	})
 }
 

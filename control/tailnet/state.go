@@ -139,6 +139,9 @@ func (c Count) orNothing() Count {
 // Queued returns how many updates wait for the writer.
 func (s *State) Queued() int { return len(s.queue) }
 
+// KeyExpiry returns how long a login lasts where the settings leave it open; zero means for ever.
+func (s *State) KeyExpiry() time.Duration { return s.opts.KeyExpiry }
+
 // Snapshot returns the latest published snapshot.
 func (s *State) Snapshot() *Snapshot { return s.current.Load() }
 

@@ -130,9 +130,11 @@ type GetSettingsResponse struct {
 	// Names these settings; for if_match.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Fields of Settings that the configuration file fixes.
-	Fixed         *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=fixed,proto3" json:"fixed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fixed *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	// What the configuration file says of key_expiry; zero means never.
+	DefaultKeyExpiry *durationpb.Duration `protobuf:"bytes,4,opt,name=default_key_expiry,json=defaultKeyExpiry,proto3" json:"default_key_expiry,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetSettingsResponse) Reset() {
@@ -182,6 +184,13 @@ func (x *GetSettingsResponse) GetEtag() string {
 func (x *GetSettingsResponse) GetFixed() *fieldmaskpb.FieldMask {
 	if x != nil {
 		return x.Fixed
+	}
+	return nil
+}
+
+func (x *GetSettingsResponse) GetDefaultKeyExpiry() *durationpb.Duration {
+	if x != nil {
+		return x.DefaultKeyExpiry
 	}
 	return nil
 }
@@ -312,11 +321,12 @@ const file_heddle_v1_settings_proto_rawDesc = "" +
 	"\ruser_approval\x18\x02 \x01(\bR\fuserApproval\x128\n" +
 	"\n" +
 	"key_expiry\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tkeyExpiry\"\x14\n" +
-	"\x12GetSettingsRequest\"\x8c\x01\n" +
+	"\x12GetSettingsRequest\"\xd5\x01\n" +
 	"\x13GetSettingsResponse\x12/\n" +
 	"\bsettings\x18\x01 \x01(\v2\x13.heddle.v1.SettingsR\bsettings\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x120\n" +
-	"\x05fixed\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x05fixed\"\xa0\x01\n" +
+	"\x05fixed\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\x05fixed\x12G\n" +
+	"\x12default_key_expiry\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x10defaultKeyExpiry\"\xa0\x01\n" +
 	"\x15UpdateSettingsRequest\x12/\n" +
 	"\bsettings\x18\x01 \x01(\v2\x13.heddle.v1.SettingsR\bsettings\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
@@ -355,18 +365,19 @@ var file_heddle_v1_settings_proto_depIdxs = []int32{
 	5, // 0: heddle.v1.Settings.key_expiry:type_name -> google.protobuf.Duration
 	0, // 1: heddle.v1.GetSettingsResponse.settings:type_name -> heddle.v1.Settings
 	6, // 2: heddle.v1.GetSettingsResponse.fixed:type_name -> google.protobuf.FieldMask
-	0, // 3: heddle.v1.UpdateSettingsRequest.settings:type_name -> heddle.v1.Settings
-	6, // 4: heddle.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0, // 5: heddle.v1.UpdateSettingsResponse.settings:type_name -> heddle.v1.Settings
-	1, // 6: heddle.v1.SettingsService.GetSettings:input_type -> heddle.v1.GetSettingsRequest
-	3, // 7: heddle.v1.SettingsService.UpdateSettings:input_type -> heddle.v1.UpdateSettingsRequest
-	2, // 8: heddle.v1.SettingsService.GetSettings:output_type -> heddle.v1.GetSettingsResponse
-	4, // 9: heddle.v1.SettingsService.UpdateSettings:output_type -> heddle.v1.UpdateSettingsResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	5, // 3: heddle.v1.GetSettingsResponse.default_key_expiry:type_name -> google.protobuf.Duration
+	0, // 4: heddle.v1.UpdateSettingsRequest.settings:type_name -> heddle.v1.Settings
+	6, // 5: heddle.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0, // 6: heddle.v1.UpdateSettingsResponse.settings:type_name -> heddle.v1.Settings
+	1, // 7: heddle.v1.SettingsService.GetSettings:input_type -> heddle.v1.GetSettingsRequest
+	3, // 8: heddle.v1.SettingsService.UpdateSettings:input_type -> heddle.v1.UpdateSettingsRequest
+	2, // 9: heddle.v1.SettingsService.GetSettings:output_type -> heddle.v1.GetSettingsResponse
+	4, // 10: heddle.v1.SettingsService.UpdateSettings:output_type -> heddle.v1.UpdateSettingsResponse
+	9, // [9:11] is the sub-list for method output_type
+	7, // [7:9] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_settings_proto_init() }
