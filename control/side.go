@@ -23,10 +23,9 @@ func (s *Server) sideRoutes(r chi.Router) {
 	r.Post("/machine/update-health", endpoint(s, s.updateHealth))
 	r.Get("/machine/whoami", s.whoAmI)
 
-	r.Post("/machine/id-token", missing("identity tokens (`tailscale id-token`)"))
+	r.Post("/machine/id-token", endpoint(s, s.idToken))
 	r.Patch("/machine/set-device-attr", missing("device attributes set by devices themselves"))
 	r.Post("/machine/webclient/*", missing("the login check of the device web interface"))
-	r.HandleFunc("/machine/ssh/action/*", missing("check mode for SSH"))
 	// Clients send GET with a body to these.
 	r.HandleFunc("/machine/tka/*", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "tailnet lock is not enabled on this server", http.StatusNotImplemented)
@@ -40,7 +39,7 @@ func missing(what string) http.HandlerFunc {
 	}
 }
 
-// own returns the node that a side request comes from; its login must be valid.
+// own returns the node that a side request comes from; its login must be valid, and approved.
 func (s *Server) own(c *call, k key.NodePublic) (*tailnet.Node, error) {
 	n, err := c.node(k)
 	if err != nil {
@@ -48,6 +47,9 @@ func (s *Server) own(c *call, k key.NodePublic) (*tailnet.Node, error) {
 	}
 	if s.expired(n) {
 		return nil, tailnet.Errorf(tailnet.Denied, "this device's login has expired; log in again with `tailscale up`")
+	}
+	if n.Pending {
+		return nil, tailnet.Errorf(tailnet.Denied, "this device waits for an administrator's approval; `heddle nodes approve %s` gives it", n.Name)
 	}
 	return n, nil
 }
@@ -112,4 +114,30 @@ func (s *Server) whoAmI(w http.ResponseWriter, r *http.Request) {
 	for _, n := range s.state.Snapshot().NodesByMachine(conn.Peer()) {
 		fmt.Fprintf(w, "node %d (%s)\n", n.ID, n.Name)
 	}
+}
+
+// maxAudience bounds the audience of an identity token; they are URLs and short names.
+const maxAudience = 1024
+
+// idToken serves `tailscale id-token`: a statement of who the device is, for others.
+func (s *Server) idToken(ctx context.Context, c *call, req *tailcfg.TokenRequest) error {
+	if s.tokens == nil {
+		return tailnet.Errorf(tailnet.NotFound, "this server makes no identity tokens")
+	}
+	n, err := s.own(c, req.NodeKey)
+	switch {
+	case err != nil:
+		return err
+	case req.Audience == "" || len(req.Audience) > maxAudience:
+		return tailnet.Errorf(tailnet.Invalid, "an identity token needs an audience of at most %d bytes: for whom it is", maxAudience)
+	case !s.throttle.tokens.allow(c.machine):
+		return errTooOften
+	}
+	token, err := s.tokens.Sign(c.snap, n, req.Audience)
+	if err != nil {
+		return err
+	}
+	s.log.Info("identity token given", "node", n.Name, "audience", req.Audience)
+	writeJSON(c.w, tailcfg.TokenResponse{IDToken: token})
+	return nil
 }

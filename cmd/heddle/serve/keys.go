@@ -45,8 +45,12 @@ func privateKey[K interface{ MarshalText() ([]byte, error) }, P interface {
 	return k, nil
 }
 
-// writeNew writes a file of mode 0600 so that it is whole or not there at all.
-func writeNew(file string, data []byte) error {
+// writeNew writes a file of mode 0600 so that it is whole or not there at all. It never
+// replaces one.
+func writeNew(file string, data []byte) error { return writeWhole(file, data, os.Link) }
+
+// writeWhole writes a file of mode 0600, which place puts where it belongs.
+func writeWhole(file string, data []byte, place func(from, to string) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*") // mode 0600
 	if err != nil {
 		return err
@@ -56,5 +60,18 @@ func writeNew(file string, data []byte) error {
 	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	return os.Link(tmp.Name(), file) // never replaces a key
+	return place(tmp.Name(), file)
 }
+
+// keyFile is a file of secrets, which idtoken.Vault calls for.
+type keyFile string
+
+func (f keyFile) Load() ([]byte, error) {
+	text, err := os.ReadFile(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return text, err
+}
+
+func (f keyFile) Save(data []byte) error { return writeWhole(string(f), data, os.Rename) }
