@@ -150,7 +150,7 @@ func TestPage(t *testing.T) {
 		w := ask(s, "GET", path, "")
 		page := w.Body.String()
 		for _, want := range []string{
-			"heddle auth register --user USER " + id, "linux", "198.51.100.77",
+			"heddle auth register --user USER " + id, "Linux", "198.51.100.77",
 			c.Machine.Public().ShortString(), "prefers-color-scheme: dark", `lang="en"`, `role="status"`,
 		} {
 			if !strings.Contains(html.UnescapeString(page), want) {
@@ -168,7 +168,7 @@ func TestPage(t *testing.T) {
 				t.Errorf("policy %q lacks %q", csp, want)
 			}
 		}
-		if strings.Contains(csp, "unsafe") || w.Header().Get("Referrer-Policy") != "no-referrer" || w.Header().Get("Cache-Control") != "no-store" {
+		if strings.Contains(csp, "unsafe") || w.Header().Get("Referrer-Policy") != "same-origin" || w.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("headers %v", w.Header())
 		}
 		state := func(want string) {
@@ -182,7 +182,7 @@ func TestPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		state("done")
-		if w := ask(s, "GET", path, ""); w.Code != 200 || !strings.Contains(w.Body.String(), "approved") {
+		if w := ask(s, "GET", path, ""); w.Code != 200 || !strings.Contains(w.Body.String(), "has joined") {
 			t.Errorf("done: %d", w.Code)
 		}
 		if w := ask(s, "GET", "/register/nonsense", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "tailscale up") {

@@ -240,6 +240,9 @@ func (s *Server) welcome(snap *tailnet.Snapshot, m key.MachinePublic, k key.Node
 // them, and how many there are more.
 func (s *Server) Logins(most int) (list []pending.Login, more int) { return s.pending.List(most) }
 
+// Login returns one login by its ID, also for some time after it was completed.
+func (s *Server) Login(id string) (pending.Login, bool) { return s.pending.Get(id) }
+
 // CompleteLogin admits the device that waits under a pending login's ID, as one of the user's. The device
 // learns it at once. Errors are NotFound for an ID that waits no more,
 // Conflict for one that was completed, or those of Tx.RegisterForUser.

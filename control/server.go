@@ -13,8 +13,12 @@ import (
 	"sync"
 	"time"
 
+	"heddle/control/check"
+	"heddle/control/idtoken"
+	pages "heddle/control/login"
 	"heddle/control/netmap"
 	"heddle/control/noise"
+	"heddle/control/oidc"
 	"heddle/control/pending"
 	"heddle/control/tailnet"
 
@@ -64,33 +68,48 @@ type Options struct {
 	Maps      *netmap.Encoder
 	NoiseKey  key.MachinePrivate
 	ServerURL *url.URL         // where clients reach the server; no path
+	Providers *oidc.Providers  // at which people log in; nil: only admins let devices join
+	Tokens    *idtoken.Issuer  // for `tailscale id-token`; nil: there are none
 	Log       *slog.Logger     // nil discards
 	Now       func() time.Time // nil means time.Now
 	Limits    Limits
-}
 	// Delay is told, for each change that a stream sends, how long that took since the writer
 	// took the change up; nil: nobody asks.
 	Delay func(time.Duration)
+}
 
 // Server is the clients' side of heddle. Make one with New, mount its Routes,
 // and let Run run as long as it serves.
 type Server struct {
-	state  *tailnet.State
-	maps   *netmap.Encoder
-	url    *url.URL
-	public key.MachinePublic
+	state *tailnet.State
+	maps  *netmap.Encoder
+	url   *url.URL
+	identity
 	log    *slog.Logger
 	now    func() time.Time
 	limits Limits
 
-	noise    *noise.Server
-	pending  *pending.Table
+	noise *noise.Server
+	waiting
 	hub      *hub
 	calls    calls
 	intake   intake
 	throttle throttle
 	counts   counters
 	pings    sync.WaitGroup // writes of pings, which may block until their connection ends
+}
+
+// identity is how the server itself is known.
+type identity struct {
+	public key.MachinePublic
+	tokens *idtoken.Issuer
+}
+
+// waiting is what waits for people.
+type waiting struct {
+	pending *pending.Table
+	checks  *check.Table
+	pages   *pages.Pages
 }
 
 // throttle counts what one cause may do only so often.
@@ -106,6 +125,7 @@ type throttle struct {
 	// keep the others busy. Devices report about once a minute at worst.
 	changes *limiter[key.MachinePublic] // reports with news
 	maps    *limiter[key.MachinePublic] // full maps
+	tokens  *limiter[key.MachinePublic] // identity tokens, a millisecond of CPU each
 }
 
 func newThrottle(l Limits, now func() time.Time) throttle {
@@ -118,6 +138,7 @@ func newThrottle(l Limits, now func() time.Time) throttle {
 		faults:  newLimiter[string](10, 6*time.Second, now),
 		changes: newLimiter[key.MachinePublic](20, time.Second, now),
 		maps:    newLimiter[key.MachinePublic](20, time.Second, now),
+		tokens:  newLimiter[key.MachinePublic](20, time.Second, now),
 	}
 }
 
@@ -134,15 +155,24 @@ func New(o Options) *Server {
 		state:    o.State,
 		maps:     o.Maps,
 		url:      o.ServerURL,
-		public:   o.NoiseKey.Public(),
+		identity: identity{o.NoiseKey.Public(), o.Tokens},
 		log:      o.Log,
 		now:      o.Now,
 		limits:   l,
-		pending:  pending.New(l.Pending, o.Now),
+		waiting:  waiting{pending: pending.New(l.Pending, o.Now), checks: check.New(o.Now)},
 		hub:      newHub(o.State),
 		intake:   newIntake(l.Decoding),
 		throttle: newThrottle(l, o.Now),
 	}
+	if s.counts.delay = o.Delay; o.Delay == nil {
+		s.counts.delay = func(time.Duration) {}
+	}
+	if o.Providers == nil {
+		o.Providers = oidc.New(oidc.Options{})
+	}
+	s.pages = pages.New(pages.Options{
+		State: o.State, Devices: s, Connections: s, Providers: o.Providers, ServerURL: o.ServerURL, Now: o.Now, Log: o.Log,
+	})
 	s.noise = noise.New(noise.Options{
 		Key:     o.NoiseKey,
 		Handler: s.machineRoutes(),
@@ -150,22 +180,34 @@ func New(o Options) *Server {
 		Log:     o.Log,
 		Limits:  l.Noise,
 	})
-	if s.counts.delay = o.Delay; o.Delay == nil {
-		s.counts.delay = func(time.Duration) {}
-	}
 	return s
 }
 
 // Routes mounts what the outside reaches without Noise.
 func (s *Server) Routes(r chi.Router) {
-	r.Get("/", s.serveHome)
 	r.Get("/key", s.serveKey)
 	r.Post("/ts2021", s.noise.ServeHTTP)
 	r.Get("/ts2021", s.noise.ServeHTTP) // WebSocket
 	r.Post("/verify", s.serveVerify)
 	r.Get("/health", s.serveHealth)
-	r.Get("/register/{id}", s.servePage)
-	r.Get("/register/{id}/status", s.servePageStatus)
+	if s.tokens != nil {
+		r.Get(idtoken.ConfigurationPath, s.tokens.ServeConfiguration)
+		r.Get(idtoken.KeysPath, s.tokens.ServeKeys)
+	}
+	s.pages.Routes(r.With(s.limitPages))
+}
+
+// limitPages bounds how often one address may ask for pages.
+func (s *Server) limitPages(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ap, _ := netip.ParseAddrPort(r.RemoteAddr)
+		if s.throttle.pages.allow(pending.Group(ap.Addr())) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, "too many requests from your address; wait a minute", http.StatusTooManyRequests)
+	})
 }
 
 // Run owns the server's goroutines. When ctx ends all streams end, a few
@@ -175,6 +217,7 @@ func (s *Server) Run(ctx context.Context) error {
 	running.Go(func() { s.probeRouters(ctx) })
 	running.Go(func() { s.hub.feed.run(ctx) })
 	running.Go(func() { s.hub.wheel.run(ctx) })
+	running.Go(func() { s.pages.Run(ctx) })
 	running.Go(func() {
 		// From now on the end of one client's stream is no news for the others.
 		<-ctx.Done()
@@ -194,11 +237,11 @@ func (s *Server) serveKey(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, tailcfg.OverTLSPublicKeyResponse{LegacyPublicKey: s.public, PublicKey: s.public})
 }
 
-// Admit reports whether a node key belongs to a node whose login is valid, and so may use the
-// tailnet's relays.
+// Admit reports whether a node key belongs to a node whose login is valid and that does not wait for
+// approval, and so may use the tailnet's relays.
 func (s *Server) Admit(k key.NodePublic) bool {
 	n := s.state.Snapshot().NodeByKey(k)
-	return n != nil && !s.expired(n)
+	return n != nil && !n.Pending && !s.expired(n)
 }
 
 // expired does not wait for the timer that sets Status.Expired.

@@ -16,6 +16,7 @@ import (
 
 	"heddle/control"
 	"heddle/control/netmap"
+	"heddle/control/oidc"
 	"heddle/control/tailnet"
 	"heddle/control/tailnet/tailnettest"
 
@@ -37,12 +38,13 @@ func Bubble(t *testing.T, fn func(*testing.T)) {
 
 // Config changes how a Server is made. Zero fields take defaults fit for tests.
 type Config struct {
-	Store    tailnet.Store   // default: in memory
-	Tailnet  tailnet.Options // default: grace 10 s, ephemeral nodes live 1 h, keys 180 days
-	Limits   control.Limits
-	Log      *slog.Logger // default: discards
-	NoiseKey key.MachinePrivate
-	Delay    func(time.Duration)
+	Store     tailnet.Store   // default: in memory
+	Tailnet   tailnet.Options // default: grace 10 s, ephemeral nodes live 1 h, keys 180 days
+	Limits    control.Limits
+	Providers *oidc.Providers
+	Log       *slog.Logger // default: discards
+	NoiseKey  key.MachinePrivate
+	Delay     func(time.Duration)
 }
 
 // Server is a control server with everything below it.
@@ -100,6 +102,7 @@ func (s *Server) start() {
 		ServerURL: u,
 		Log:       s.config.Log,
 		Limits:    s.config.Limits,
+		Providers: s.config.Providers,
 		Delay:     s.config.Delay,
 	})
 	r := chi.NewRouter()

@@ -75,7 +75,7 @@ type Login struct {
 	Provider string
 	Profile  tailnet.Profile
 	AuthTime time.Time // when the provider saw the person authenticate; zero if it does not say
-	Then     string    // as given to Begin
+	Then     string    // as given to Begin; beside an error, too, if that is known
 	Fresh    bool      // as given to Begin; the person authenticated after it then
 	Again    bool      // a reload: whatever follows a login happened already
 }
@@ -202,6 +202,7 @@ func (p *Providers) Finish(w http.ResponseWriter, r *http.Request) (Login, error
 	}
 	defer func() { p.flows.settle(f, end) }()
 	login, err := p.finish(r, f, back)
+	login.Then = f.then // of a refusal, too: there is a page to go back to
 	if err != nil {
 		p.logFailure("login refused", f.provider.Name, r, err)
 	}
