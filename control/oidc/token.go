@@ -18,8 +18,16 @@ import (
 
 // redeem exchanges the code for tokens.
 func (p *provider) redeem(ctx context.Context, m *metadata, f *flow, code, redirect string) (*oauth2.Token, string, error) {
-	token, err := p.oauth(m, redirect).Exchange(ctx, code, oauth2.VerifierOption(f.verifier))
+	exchange := func(style oauth2.AuthStyle) (*oauth2.Token, error) {
+		o := p.oauth(m, redirect)
+		o.Endpoint.AuthStyle = style
+		return o.Exchange(ctx, code, oauth2.VerifierOption(f.verifier))
+	}
+	token, err := exchange(m.style)
 	var refusal *oauth2.RetrieveError
+	if m.style == oauth2.AuthStyleInHeader && errors.As(err, &refusal) && refusal.ErrorCode == "invalid_client" {
+		token, err = exchange(oauth2.AuthStyleInParams) // some take it only as the client is registered there
+	}
 	switch {
 	case errors.As(err, &refusal) && refusal.ErrorCode == "invalid_grant":
 		return nil, "", &tailnet.Error{
