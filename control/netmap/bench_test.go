@@ -2,6 +2,8 @@ package netmap_test
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"heddle/control/netmap"
@@ -160,4 +162,48 @@ func BenchmarkBucket(b *testing.B) {
 		size = m.Len()
 	}
 	b.ReportMetric(float64(size)/64, "wire-B/peer")
+}
+
+// BenchmarkDiff is the difference of two snapshots alone: what the first of the
+// sessions that take up a change does for all.
+func BenchmarkDiff(b *testing.B) {
+	const n = 10000
+	f, ids := benchFleet(b, n)
+	report := func(nodes int) {
+		f.update(func(tx *tailnet.Tx) error {
+			for i := range nodes {
+				r := f.snap().Node(ids[i*(n/nodes)]).Report
+				u := tailnet.Update{Disco: r.Disco, CapVer: r.CapVer, Endpoints: slices.Clone(r.Endpoints[:1])}
+				if len(r.Endpoints) == 1 {
+					u.Endpoints = append(u.Endpoints, netip.MustParseAddrPort("192.0.2.9:9"))
+				}
+				if err := tx.Report(ids[i*(n/nodes)], u); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for _, c := range []struct {
+		name  string
+		do    func()
+		nodes int
+	}{
+		{"none", func() { f.update(func(*tailnet.Tx) error { return nil }) }, 0},
+		{"one", func() { report(1) }, 1},
+		{"hundred", func() { report(100) }, 100},
+		{"all", func() { report(n) }, n},
+		{"join", func() { f.join(f.snap().Node(ids[0]).Owner, "new") }, 1},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			from := f.snap()
+			c.do()
+			to := f.snap()
+			for b.Loop() {
+				if got := netmap.Diff(from, to); got != c.nodes {
+					b.Fatalf("%d nodes differ, want %d", got, c.nodes)
+				}
+			}
+		})
+	}
 }

@@ -17,6 +17,8 @@ type cache struct {
 	recent list.List // of *cached, last used first
 	hits   uint64
 	misses uint64
+	// evicted counts what had to go for want of room.
+	evicted uint64
 }
 
 type cached struct {
@@ -87,6 +89,7 @@ func (c *cache) grow(key any, more int) {
 func (c *cache) trimLocked() {
 	for (c.used > c.limit || len(c.items) > c.maxItems) && len(c.items) > c.minItems {
 		c.removeLocked(c.recent.Back())
+		c.evicted++
 	}
 }
 
@@ -99,8 +102,9 @@ func (c *cache) removeLocked(e *list.Element) {
 // Stats tell how well messages are shared, and what is kept for it.
 type Stats struct {
 	Hits, Misses uint64
-	Bytes, Items int // kept now
-	Limit        int // of Bytes
+	Evicted      uint64 // to keep within the limit
+	Bytes, Items int    // kept now
+	Limit        int    // of Bytes
 }
 
 func (c *cache) addTo(s *Stats) {
@@ -108,6 +112,7 @@ func (c *cache) addTo(s *Stats) {
 	defer c.mu.Unlock()
 	s.Hits += c.hits
 	s.Misses += c.misses
+	s.Evicted += c.evicted
 	s.Bytes += c.used
 	s.Items += len(c.items)
 }

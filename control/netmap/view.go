@@ -110,11 +110,13 @@ type views struct {
 	byMember map[tailnet.NodeID]*view
 	used     int // about the bytes of what byMember holds
 	stored   int
+	evicted  uint64
 }
 
 func (vs *views) addTo(s *Stats) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
+	s.Evicted += vs.evicted
 	s.Bytes += vs.used
 	s.Items += len(vs.byMember)
 }
@@ -209,8 +211,12 @@ func (vs *views) keep(ids []tailnet.NodeID, v *view) {
 			break
 		}
 		stale := old.s.Policy().Compiled != v.s.Policy().Compiled && old.s.Version()+maxViewAge < v.s.Version()
-		if stale || vs.used > vs.limit && old != v {
+		full := vs.used > vs.limit && old != v
+		if stale || full {
 			vs.drop(id)
+		}
+		if full {
+			vs.evicted++
 		}
 	}
 }
