@@ -7,16 +7,20 @@ import (
 	"slices"
 
 	"go4.org/netipx"
+
+	"heddle/policy/prefixes"
 )
 
 // apply brings what is derived from several nodes in line with the changes.
 func (b *builder) apply() {
 	if len(b.fresh)+len(b.gone) > 0 {
-		b.applyOwned()
+		b.applyHoldings()
 		b.applyMembers()
 	}
 	if b.routesChanged {
 		b.routing = b.doc.newRouting(b.nodes, b.routing.prefixes)
+	}
+	if !slices.Equal(b.routing.wildcard, b.old.routing.wildcard) {
 		b.sources = slices.Clone(b.sources)
 		for id := range b.doc.sets {
 			if b.doc.sets[id].wild {
@@ -26,35 +30,36 @@ func (b *builder) apply() {
 	}
 	b.ssh = make([]*sshExpansion, len(b.doc.ssh))
 	for i := range b.ssh {
-		b.ssh[i] = new(sshExpansion)
+		if b.ssh[i] = new(sshExpansion); len(b.old.ssh) > 0 && b.sameSources(b.old, &b.doc.ssh[i]) {
+			b.ssh[i] = b.old.ssh[i]
+		}
 	}
-}
-
-func byOwner(a, b *node) int {
-	if c := cmp.Compare(a.User, b.User); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.ID, b.ID)
 }
 
 func byNodeID(a, b *node) int { return cmp.Compare(a.ID, b.ID) }
 
-func (b *builder) applyOwned() {
-	isOwned := func(n *node) bool { return n.ident.user != nil }
-	var gone, fresh []*node
-	for _, n := range b.gone {
-		if isOwned(n) {
-			gone = append(gone, n)
+// applyHoldings updates what users have. Users that are new, or not what they were,
+// come here with nothing and with all their nodes fresh.
+func (b *builder) applyHoldings() {
+	gone, fresh := byUser(b.gone), byUser(b.fresh)
+	b.holdings = slices.Clone(b.holdings)
+	changed := maps.Clone(gone)
+	maps.Copy(changed, fresh)
+	for u := range changed {
+		if i, ok := b.userAt(u.ID); ok && b.users[i] == u {
+			b.holdings[i] = &holding{replaced(b.holdings[i].nodes, gone[u], fresh[u], byNodeID), make([]source, len(b.doc.checks))}
 		}
 	}
-	for _, n := range b.fresh {
-		if isOwned(n) {
-			fresh = append(fresh, n)
+}
+
+func byUser(nodes []*node) map[*user][]*node {
+	out := map[*user][]*node{}
+	for _, n := range nodes {
+		if u := n.ident.user; u != nil {
+			out[u] = append(out[u], n)
 		}
 	}
-	slices.SortFunc(gone, byOwner)
-	slices.SortFunc(fresh, byOwner)
-	b.owned = replaced(b.owned, gone, fresh, byOwner)
+	return out
 }
 
 // applyMembers updates the members of terms, and forgets the addresses of the
@@ -113,16 +118,6 @@ func replaced(list, gone, fresh []*node, order func(a, b *node) int) []*node {
 	return append(out, fresh...)
 }
 
-// nodesOf returns the untagged nodes of a user, by ID.
-func (c *Compiled) nodesOf(id UserID) []*node {
-	from, _ := slices.BinarySearchFunc(c.owned, id, func(n *node, id UserID) int { return cmp.Compare(n.User, id) })
-	to := from
-	for to < len(c.owned) && c.owned[to].User == id {
-		to++
-	}
-	return c.owned[from:to:to]
-}
-
 // routing is what the approved subnet routes of all nodes amount to.
 type routing struct {
 	prefixes map[netip.Prefix]*routed
@@ -156,7 +151,7 @@ func (d *Doc) newRouting(nodes []*node, known map[netip.Prefix]*routed) *routing
 			one.routers = append(one.routers, n)
 		}
 	}
-	slices.SortFunc(r.subnets, comparePrefixes)
+	slices.SortFunc(r.subnets, prefixes.Compare)
 	var all netipx.IPSetBuilder
 	for _, one := range tailnetRanges {
 		all.AddRange(one)
@@ -170,7 +165,7 @@ func (d *Doc) newRouting(nodes []*node, known map[netip.Prefix]*routed) *routing
 
 // newRouted tells what the policy says about a prefix.
 func (d *Doc) newRouted(p netip.Prefix) *routed {
-	terms := d.prefixes.overlapping(nil, p)
+	terms := d.prefixes.Overlapping(nil, p)
 	for _, t := range []int32{d.any, d.danger} {
 		if t >= 0 {
 			terms = append(terms, t)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+
+	"heddle/policy/prefixes"
 )
 
 // Class stands for nodes that the policy treats alike: two nodes of a class
@@ -29,13 +31,13 @@ type Compiled struct {
 	nodes    []*node // by ID
 	tagged   map[string]*identity
 	classIDs map[classKey]Class
-	classes  []*class  // by Class; entry 0 is of unknown nodes
-	inClass  []int32   // Class → how many nodes have it
-	dead     int       // classes that no node has
-	owned    []*node   // untagged nodes of known users, by user, then ID
-	members  [][]*node // term → nodes that are in it by identity, by ID
-	sources  []*source // by set
-	parts    []*source // by part
+	classes  []*class   // by Class; entry 0 is of unknown nodes
+	inClass  []int32    // Class → how many nodes have it
+	dead     int        // classes that no node has
+	holdings []*holding // of users, in their order
+	members  [][]*node  // term → nodes that are in it by identity, by ID
+	sources  []*source  // by set
+	parts    []*source  // by part
 	ssh      []*sshExpansion
 	routing  *routing
 }
@@ -64,6 +66,13 @@ type identity struct {
 	selfChecks []int32
 }
 
+// holding is what a user has: untagged nodes, by ID, and what autogroup:self stands for
+// as a source at each of them, by check.
+type holding struct {
+	nodes []*node
+	self  []source
+}
+
 // node is a Node with its place in the policy.
 type node struct {
 	Node
@@ -77,6 +86,7 @@ type node struct {
 	exit   bool
 	v4off  bool
 	class  Class
+	from   atomic.Pointer[[]from] // what its filter has groups of; nil: nobody asked yet
 }
 
 type classKey [sha256.Size]byte
@@ -126,7 +136,7 @@ func (c *Compiled) Recompile(t Tailnet) *Compiled {
 	}
 	next := *c
 	next.settings = settings{t.Domains, t.Groups, t.AutoUpdates, t.SSHCheckURL}
-	b := &builder{Compiled: &next}
+	b := &builder{Compiled: &next, old: c}
 	b.diffUsers(t.Users)
 	b.diffNodes(t.Nodes)
 	b.apply()
@@ -141,7 +151,7 @@ func (c *Compiled) Amend(changed []Node, gone []NodeID) *Compiled {
 		c = c.again()
 	}
 	next := *c
-	b := &builder{Compiled: &next}
+	b := &builder{Compiled: &next, old: c}
 	b.amendNodes(byID(changed, func(n *Node) int64 { return int64(n.ID) }), slices.Sorted(slices.Values(gone)))
 	b.apply()
 	return b.Compiled
@@ -162,6 +172,7 @@ func (c *Compiled) again() *Compiled {
 // builder makes the next Compiled. What it changes it copies first.
 type builder struct {
 	*Compiled
+	old           *Compiled
 	routesChanged bool
 	usersChanged  bool
 	fresh, gone   []*node
@@ -183,20 +194,20 @@ func byID[T any](in []T, id func(*T) int64) []T {
 }
 
 func (b *builder) diffUsers(in []User) {
-	old := b.users
+	old, held := b.users, b.holdings
 	users := byID(in, func(u *User) int64 { return int64(u.ID) })
-	b.users = make([]*user, 0, len(users))
+	b.users, b.holdings = make([]*user, 0, len(users)), make([]*holding, 0, len(users))
 	before, kept := len(old), len(users)
 	for i := range users {
 		u := &users[i]
 		for len(old) > 0 && old[0].ID < u.ID {
-			old = old[1:]
+			old, held = old[1:], held[1:]
 		}
 		if len(old) > 0 && old[0].ID == u.ID && old[0].Login == u.Login && old[0].Role == u.Role && sameStrings(old[0].Groups, u.Groups) {
-			b.users = append(b.users, old[0])
+			b.users, b.holdings = append(b.users, old[0]), append(b.holdings, held[0])
 			continue
 		}
-		b.users = append(b.users, b.doc.newUser(*u))
+		b.users, b.holdings = append(b.users, b.doc.newUser(*u)), append(b.holdings, new(holding))
 		kept--
 	}
 	b.usersChanged = kept != before || len(b.users) != before
@@ -215,12 +226,21 @@ func sameAttrs(a, b map[string]any) bool {
 	return len(a) == len(b) && (len(a) == 0 || reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() || reflect.DeepEqual(a, b))
 }
 
+func (c *Compiled) userAt(id UserID) (int, bool) {
+	return slices.BinarySearchFunc(c.users, id, func(u *user, id UserID) int { return cmp.Compare(u.ID, id) })
+}
+
 func (c *Compiled) user(id UserID) *user {
-	i, ok := slices.BinarySearchFunc(c.users, id, func(u *user, id UserID) int { return cmp.Compare(u.ID, id) })
-	if !ok {
-		return nil
+	if i, ok := c.userAt(id); ok {
+		return c.users[i]
 	}
-	return c.users[i]
+	return nil
+}
+
+// holding returns what a user that there is has.
+func (c *Compiled) holding(u *user) *holding {
+	i, _ := c.userAt(u.ID)
+	return c.holdings[i]
 }
 
 func (c *Compiled) node(id NodeID) *node {
@@ -317,17 +337,17 @@ func (b *builder) add(in *Node) *node {
 			n.subnet = append(n.subnet, p.Masked())
 		}
 	}
-	slices.SortFunc(n.subnet, comparePrefixes)
+	slices.SortFunc(n.subnet, prefixes.Compare)
 	n.subnet = slices.Compact(n.subnet)
 	b.terms = b.terms[:0]
 	for _, a := range n.addrs() {
 		n.texts = append(n.texts, a.String())
-		b.terms = d.prefixes.containing(b.terms, host(a))
+		b.terms = d.prefixes.Containing(b.terms, prefixes.Host(a))
 	}
 	n.addr = sorted(b.terms)
 	b.terms = b.terms[:0]
 	for _, p := range n.subnet {
-		b.terms = d.prefixes.overlapping(b.terms, p)
+		b.terms = d.prefixes.Overlapping(b.terms, p)
 	}
 	n.behind = sorted(b.terms)
 	n.via = d.routedBy(n)
@@ -340,6 +360,14 @@ func (b *builder) add(in *Node) *node {
 	b.routesChanged = b.routesChanged || len(n.subnet) > 0
 	b.fresh = append(b.fresh, n)
 	return n
+}
+
+// copy returns a node that the caller may change.
+func (n *node) copy() *node {
+	return &node{
+		Node: n.Node, ident: n.ident, addr: n.addr, behind: n.behind, via: n.via, sat: n.sat,
+		subnet: n.subnet, texts: n.texts, exit: n.exit, v4off: n.v4off, class: n.class,
+	}
 }
 
 // within reports whether the node is in a set by what it is or by its address.

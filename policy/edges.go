@@ -5,14 +5,16 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"slices"
+
+	"heddle/policy/prefixes"
 )
 
 // edges are the relations between terms, sets and rules of a Doc.
 type edges struct {
 	any, danger, internet int32 // terms, -1 if the policy has none
 	member, tagged        int32
-	prefixes              *prefixIndex // of prefix terms
-	termSets              [][]int32    // term → sets with it
+	prefixes              *prefixes.Index // of prefix terms
+	termSets              [][]int32       // term → sets with it
 	parts                 []part
 	termParts             [][]int32 // term → parts of it
 	outgoing              [][]int32 // set → rules with it as src
@@ -40,7 +42,7 @@ func (d *Doc) index() {
 			at[p] = append(at[p], int32(id))
 		}
 	}
-	e.prefixes = newPrefixIndex(at)
+	e.prefixes = prefixes.NewIndex(at)
 	e.termSets, e.termParts = make([][]int32, len(d.terms)), make([][]int32, len(d.terms))
 	partIDs := map[part]int32{}
 	for id, s := range d.sets {

@@ -7,6 +7,7 @@ import (
 	"go4.org/netipx"
 	"tailscale.com/tailcfg"
 
+	"heddle/policy/prefixes"
 	"heddle/policy/syntax"
 )
 
@@ -113,12 +114,12 @@ func passes(protos []int, ports tailcfg.PortRange, dst netip.Addr, proto int, po
 // host that is not a node.
 func (c *Compiled) at(a netip.Addr) *node {
 	d := c.doc
-	addr := sorted(d.prefixes.containing(nil, host(a)))
+	addr := sorted(d.prefixes.Containing(nil, prefixes.Host(a)))
 	for _, n := range c.nodes {
 		if n.IPv4 == a || n.IPv6 == a {
-			same := *n
+			same := n.copy()
 			same.IPv4, same.IPv6, same.addr = a, netip.Addr{}, addr
-			return &same
+			return same
 		}
 	}
 	n := &node{Node: Node{IPv4: a}, ident: &identity{}, addr: addr, sat: []int32{0}}

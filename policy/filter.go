@@ -7,6 +7,7 @@ import (
 
 	"tailscale.com/tailcfg"
 
+	"heddle/policy/prefixes"
 	"heddle/policy/syntax"
 )
 
@@ -46,6 +47,52 @@ const (
 	hitSelfBack             // both
 )
 
+// from is where a group of a filter comes from: the nodes of a set, or those of the node's own user.
+type from struct {
+	set  int32
+	self bool
+}
+
+func (d *Doc) from(h hit) from {
+	r := &d.rules[h.rule]
+	switch h.mode {
+	case hitSelf:
+		return from{r.src, true}
+	case hitBack:
+		return from{r.dst, false}
+	case hitSelfBack:
+		return from{r.base, true}
+	}
+	return from{r.src, false}
+}
+
+// source returns the addresses that a group comes from. As long as they stay it is the
+// same one in each compilation.
+func (c *Compiled) source(n *node, f from) *source {
+	if f.self {
+		return &c.holding(n.ident.user).self[c.doc.sets[f.set].check]
+	}
+	return c.sources[f.set]
+}
+
+// groups returns what the groups of a node's filter come from, in their order. That depends on
+// the policy and the node alone, so it is kept with the node.
+func (c *Compiled) groups(n *node) []from {
+	if p := n.from.Load(); p != nil {
+		return *p
+	}
+	var out []from
+	seen := map[from]bool{}
+	for _, h := range c.hits(n) {
+		if f := c.doc.from(h); !seen[f] {
+			seen[f] = true
+			out = append(out, f)
+		}
+	}
+	n.from.Store(&out) // a race stores equal values
+	return out
+}
+
 func (c *Compiled) hits(n *node) []hit {
 	d := c.doc
 	var out []hit
@@ -84,37 +131,28 @@ func (c *Compiled) Filter(id NodeID) []FilterGroup {
 	if n == nil {
 		return nil
 	}
-	type from struct {
-		set  int32
-		self bool
-	}
 	at := map[from]*groupBuilder{}
 	var order []*groupBuilder
-	group := func(f from) *groupBuilder {
+	for _, h := range c.hits(n) {
+		f := c.doc.from(h)
 		g := at[f]
 		if g == nil {
 			g = &groupBuilder{key: c.doc.sets[f.set].hash}
 			if f.self {
-				g.key, g.src = "self-"+g.key, c.selfIPs(n, f.set)
+				g.key, g.src = "self-"+g.key, c.selfIPs(n, f)
 			} else {
 				g.src = c.sourceParts(f.set)
 			}
 			at[f] = g
 			order = append(order, g)
 		}
-		return g
-	}
-	for _, h := range c.hits(n) {
-		r := &c.doc.rules[h.rule]
-		switch h.mode {
+		switch r := &c.doc.rules[h.rule]; h.mode {
 		case hitTarget:
-			group(from{r.src, false}).add(c.targetsAt(n, r.dst), r.Flows, r.App)
+			g.add(c.targetsAt(n, r.dst), r.Flows, r.App)
 		case hitSelf:
-			group(from{r.src, true}).add(n.self(), r.Flows, r.App)
-		case hitBack:
-			group(from{r.dst, false}).add(n.self(), nil, r.Companion)
-		case hitSelfBack:
-			group(from{r.base, true}).add(n.self(), nil, r.Companion)
+			g.add(n.self(), r.Flows, r.App)
+		default:
+			g.add(n.self(), nil, r.Companion)
 		}
 	}
 	var out []FilterGroup
@@ -126,14 +164,16 @@ func (c *Compiled) Filter(id NodeID) []FilterGroup {
 	return out
 }
 
-// selfIPs are the addresses of the nodes of n's user that the set has, as
+// selfIPs are the addresses of the nodes of n's user that satisfy the set's check, as
 // sourceParts returns them.
-func (c *Compiled) selfIPs(n *node, set int32) [][]string {
-	nodes := c.having(c.nodesOf(n.User), c.doc.sets[set].check)
-	if len(nodes) == 0 {
-		return nil
-	}
-	return [][]string{addressTexts(nodes)}
+func (c *Compiled) selfIPs(n *node, f from) [][]string {
+	return c.source(n, f).get(func() [][]string {
+		nodes := c.having(c.holding(n.ident.user).nodes, c.doc.sets[f.set].check)
+		if len(nodes) == 0 {
+			return nil
+		}
+		return [][]string{addressTexts(nodes)}
+	})
 }
 
 // targets is what a destination list is at one node.
@@ -146,7 +186,7 @@ type targets struct {
 func (n *node) self() targets {
 	t := targets{texts: n.texts}
 	for _, a := range n.addrs() {
-		t.prefixes = append(t.prefixes, host(a))
+		t.prefixes = append(t.prefixes, prefixes.Host(a))
 	}
 	return t
 }

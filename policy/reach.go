@@ -3,6 +3,8 @@ package policy
 import (
 	"net/netip"
 	"slices"
+
+	"heddle/policy/prefixes"
 )
 
 // reach is what a class can get at, and what can get at it.
@@ -136,7 +138,7 @@ func (c *Compiled) RoutesAmong(viewer, peer NodeID, primary func(netip.Prefix) N
 			out = append(out, prefix)
 		}
 	}
-	slices.SortFunc(out, comparePrefixes)
+	slices.SortFunc(out, prefixes.Compare)
 	return out
 }
 

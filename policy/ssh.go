@@ -45,20 +45,31 @@ func (c *Compiled) SSH(id NodeID) *tailcfg.SSHPolicy {
 		return nil
 	}
 	var out []*tailcfg.SSHRule
-	c.doc.sshOrder(func(i int, r *sshRule) bool {
-		src := c.doc.sets[r.src].terms
-		switch u := n.ident.user; {
-		case hasAny(n.ident.terms, c.doc.sets[r.dst].terms):
+	c.sshRules(n, func(i int, r *sshRule, self bool) {
+		if self {
+			out = append(out, c.wireSSH(r, c.sshSources(r, c.holding(n.ident.user).nodes))...)
+		} else {
 			out = append(out, c.expand(i)...)
-		case u != nil && r.ownDevices(u.Login, c.doc) && hasAny(n.ident.terms, src):
-			out = append(out, c.wireSSH(r, c.sshSources(r, c.nodesOf(u.ID)))...)
 		}
-		return true
 	})
 	if len(out) == 0 {
 		return nil
 	}
 	return &tailcfg.SSHPolicy{Rules: out}
+}
+
+// sshRules calls fn for the rules of a node's SSH policy, in order: those about it for all their
+// sources (self is false), and those about own devices.
+func (c *Compiled) sshRules(n *node, fn func(i int, r *sshRule, self bool)) {
+	c.doc.sshOrder(func(i int, r *sshRule) bool {
+		switch u := n.ident.user; {
+		case hasAny(n.ident.terms, c.doc.sets[r.dst].terms):
+			fn(i, r, false)
+		case u != nil && r.ownDevices(u.Login, c.doc) && hasAny(n.ident.terms, c.doc.sets[r.src].terms):
+			fn(i, r, true)
+		}
+		return true
+	})
 }
 
 // expand returns the wire rules of ssh rule i for all its sources.

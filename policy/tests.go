@@ -243,9 +243,8 @@ func (r *testRun) sources(at, src syntax.Placed, attrs map[string]any) ([]*node,
 	}
 	out := make([]*node, len(list))
 	for i, n := range list {
-		same := *n
-		same.sat = r.doc.satisfied(attrs)
-		out[i] = &same
+		out[i] = n.copy()
+		out[i].sat = r.doc.satisfied(attrs)
 	}
 	return out, nil
 }

@@ -147,8 +147,7 @@ func (e *Encoder) Full(s *tailnet.Snapshot, v Viewer, now time.Time) (Message, e
 	b.add(e.derp(s))
 	b.filters(e.allFilters(c.Filter(policy.NodeID(v.ID))))
 	if ssh := c.SSH(policy.NodeID(v.ID)); ssh != nil {
-		b.field("SSHPolicy")
-		b.add(e.ssh(ssh))
+		b.ssh(e.ssh(ssh))
 	}
 	seen := new(view)
 	if !n.Status.Expired && !v.OmitPeers {

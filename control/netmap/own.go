@@ -17,13 +17,18 @@ type own struct {
 	domain  string
 	dns     *piece
 	derp    *piece
-	ssh     *piece
 	filters []filterChange
+	newSSH  bool
+	ssh     []*piece // its rules, if newSSH
 }
 
 func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) *own {
 	o := new(own)
-	o.self = e.selfChange(d, from, to, id)
+	var kept policy.Kept
+	if d.policy {
+		kept = to.Policy().Compiled.Kept(from.Policy().Compiled, policy.NodeID(id))
+	}
+	o.self = e.selfChange(d, kept, from, to, id)
 	was, is := owner(from.Node(id)), owner(to.Node(id))
 	if was != is || slices.Contains(d.users, is) {
 		o.profile = appendProfile(nil, to, is)
@@ -39,9 +44,12 @@ func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, id tailnet.Nod
 	}
 	if d.policy {
 		a, b, n := from.Policy().Compiled, to.Policy().Compiled, policy.NodeID(id)
-		o.filters = e.filterChanges(a.Filter(n), b.Filter(n))
-		if old, new := a.SSH(n), b.SSH(n); old != new {
-			o.ssh = changedPiece(e.ssh(old), e.ssh(new))
+		if !kept.Filter {
+			o.filters = e.filterChanges(a.Filter(n), b.Filter(n))
+		}
+		if !kept.SSH {
+			o.ssh = e.ssh(b.SSH(n))
+			o.newSSH = !slices.EqualFunc(e.ssh(a.SSH(n)), o.ssh, func(a, b *piece) bool { return changedPiece(a, b) == nil })
 		}
 	}
 	return o
@@ -56,7 +64,7 @@ func changedPiece(old, new *piece) *piece {
 }
 
 func (o *own) empty() bool {
-	return o.self == nil && o.profile == nil && o.domain == "" && o.dns == nil && o.derp == nil && o.ssh == nil && len(o.filters) == 0
+	return o.self == nil && o.profile == nil && o.domain == "" && o.dns == nil && o.derp == nil && !o.newSSH && len(o.filters) == 0
 }
 
 // private reports whether it has something that other viewers do not get.
@@ -65,11 +73,12 @@ func (o *own) private() bool { return o.self != nil || o.profile != nil }
 // key names the content of what is not private. The domain goes without:
 // a message with it has everybody's own node too.
 func (o *own) key(plain bool) string {
-	var b []byte
-	if plain {
-		b = append(b, 'p')
+	b := []byte{flag(plain)}
+	for _, p := range []*piece{o.dns, o.derp} {
+		b = binary.AppendUvarint(b, p.number())
 	}
-	for _, p := range []*piece{o.dns, o.derp, o.ssh} {
+	b = binary.AppendUvarint(append(b, flag(o.newSSH)), uint64(len(o.ssh)))
+	for _, p := range o.ssh {
 		b = binary.AppendUvarint(b, p.number())
 	}
 	for _, f := range o.filters {
@@ -87,6 +96,13 @@ func (o *own) key(plain bool) string {
 		}
 	}
 	return string(b)
+}
+
+func flag(set bool) byte {
+	if set {
+		return 1
+	}
+	return 0
 }
 
 // number is the piece's ID; zero if there is none.
@@ -118,8 +134,7 @@ func (o *own) write(b *builder) {
 	if len(o.filters) > 0 {
 		b.filters(o.filters)
 	}
-	if o.ssh != nil {
-		b.field("SSHPolicy")
-		b.add(o.ssh)
+	if o.newSSH {
+		b.ssh(o.ssh)
 	}
 }

@@ -79,11 +79,12 @@ func isAdmin(s *tailnet.Snapshot, n *tailnet.Node) bool {
 }
 
 // selfChange returns the viewer's own node as it is in to if it differs from
-// what it was in from, else nil. Almost always it finds that without encoding anything.
-func (e *Encoder) selfChange(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) []byte {
+// what it was in from, else nil. If the policy was compiled anew, kept tells what of the node's
+// is as it was. Almost always it finds that without encoding anything.
+func (e *Encoder) selfChange(d *diff, kept policy.Kept, from, to *tailnet.Snapshot, id tailnet.NodeID) []byte {
 	was, is := from.Node(id), to.Node(id)
 	if was == is && !d.base && (!d.primaries || len(is.Approved) == 0) && len(d.users) == 0 {
-		if !d.policy {
+		if !d.policy || kept.Caps {
 			return nil
 		}
 		a, b := from.Policy().Compiled, to.Policy().Compiled

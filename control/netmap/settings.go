@@ -50,7 +50,7 @@ func (e *Encoder) once(key any, encode func() []byte) *piece {
 type (
 	dnsKey  struct{ *tailnet.DNS }
 	derpKey struct{ *tailcfg.DERPMap }
-	sshKey  struct{ *tailcfg.SSHPolicy }
+	sshKey  struct{ *tailcfg.SSHRule }
 )
 
 func (e *Encoder) dns(s *tailnet.Snapshot) *piece {
@@ -118,12 +118,33 @@ func (e *Encoder) derp(s *tailnet.Snapshot) *piece {
 	})
 }
 
-// ssh encodes an SSH policy; nil is one without rules.
-func (e *Encoder) ssh(p *tailcfg.SSHPolicy) *piece {
+// ssh encodes the rules of an SSH policy, which nodes have in common; nil is one without rules.
+func (e *Encoder) ssh(p *tailcfg.SSHPolicy) []*piece {
 	if p == nil {
-		return e.intern([]byte(`{"rules":null}`))
+		return nil
 	}
-	return e.once(sshKey{p}, func() []byte { return appendValue(nil, p, `{"rules":null}`) })
+	out := make([]*piece, len(p.Rules))
+	for i, r := range p.Rules {
+		out[i] = e.once(sshKey{r}, func() []byte { return appendValue(nil, r, `{"principals":null}`) })
+	}
+	return out
+}
+
+// ssh writes an SSH policy.
+func (b *builder) ssh(rules []*piece) {
+	b.field("SSHPolicy")
+	if len(rules) == 0 {
+		b.string(`{"rules":null}`)
+		return
+	}
+	b.string(`{"rules":[`)
+	for i, r := range rules {
+		if i > 0 {
+			b.string(",")
+		}
+		b.add(r)
+	}
+	b.string("]}")
 }
 
 // appendProfile writes what clients show of a user. A user that is not known any more still

@@ -32,9 +32,11 @@ var (
 // table is the package table of docs/architecture.md. A package that is not
 // in it fails the test: add a row there and here.
 var table = map[string]rule{
-	"policy":                      {[]string{"policy/syntax"}, slices.Concat(storage, wire, clock)},
+	"policy":                      {[]string{"policy/posture", "policy/prefixes", "policy/syntax"}, slices.Concat(storage, wire, clock)},
 	"policy/syntax":               {nil, slices.Concat(storage, wire, clock)},
 	"policy/conformance":          {[]string{"policy"}, slices.Concat(storage, wire)},
+	"policy/posture":              {[]string{"policy/syntax"}, slices.Concat(storage, wire, clock)},
+	"policy/prefixes":             {nil, slices.Concat(storage, wire, clock)},
 	"policy/impact":               {[]string{"policy"}, slices.Concat(storage, wire, clock)},
 	"control/tailnet":             {[]string{"policy"}, slices.Concat(storage, wire)},
 	"control/tailnet/tailnettest": {[]string{"control/tailnet"}, slices.Concat(storage, wire)},
