@@ -69,9 +69,11 @@ func inWorld(t *testing.T, fn func(w *world)) {
 	})
 }
 
-func (w *world) start(o tailnet.Options) {
+func (w *world) start(o tailnet.Options) { w.t.Helper(); w.startOn(w.store, o) }
+
+func (w *world) startOn(store tailnet.Store, o tailnet.Options) {
 	w.t.Helper()
-	state, err := tailnet.Open(w.t.Context(), w.store, o)
+	state, err := tailnet.Open(w.t.Context(), store, o)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -56,8 +56,9 @@ type State struct {
 	// The rest belongs to the writer.
 	seq    Seq
 	timers timers
-	soft   Delta           // published but not yet written
-	owed   map[NodeID]bool // whose routes the policy may approve, once a commit succeeds
+	soft   Delta            // published but not yet written
+	saved  map[NodeID]*Node // how those in soft are stored
+	owed   map[NodeID]bool  // whose routes the policy may approve, once a commit succeeds
 	alloc  *allocator
 }
 
@@ -177,6 +178,8 @@ func (s *State) Update(ctx context.Context, a Actor, fn func(*Tx) error) (*Snaps
 // error is that of the last flush.
 func (s *State) Run(ctx context.Context) error {
 	defer close(s.stopped)
+	news, unwatch := s.watch(ctx)
+	defer unwatch()
 	clock := time.NewTimer(0)
 	defer clock.Stop()
 	for {
@@ -188,6 +191,10 @@ func (s *State) Run(ctx context.Context) error {
 			return s.flush(last)
 		case req := <-s.queue:
 			s.serve(ctx, s.drain(req))
+		case <-news:
+			if err := s.catchUp(ctx); err != nil {
+				s.log.Error("cannot read what other processes changed; will retry", "err", err)
+			}
 		case <-clock.C:
 		}
 		now := s.opts.Now()
@@ -223,9 +230,8 @@ func (s *State) serve(ctx context.Context, batch []*request) {
 		}
 		b.run(req)
 	}
-	// While commits fail, what the policy owes must not make every report try one.
-	b.softOnly = !b.hard && len(s.owed) > 0 && s.Trouble() != nil
-	if err := s.finish(ctx, b); err != nil {
+	b, err := s.settle(ctx, b)
+	if err != nil {
 		// What needed the commit fails; soft updates need none, so they run
 		// again without the others, and what the policy approves waits.
 		retry := s.newBatch()
@@ -251,7 +257,37 @@ func (s *State) serve(ctx context.Context, batch []*request) {
 	}
 }
 
-// finish derives, commits if something hard changed, and publishes.
+// maxConflicts bounds how often a commit is tried again because another process
+// was quicker. Of two that never pause each loses about every other time.
+const maxConflicts = 64
+
+// settle finishes a batch. As often as another process has changed the tailnet
+// first, the updates run again on what it left. It returns the batch that was finished or
+// could not be.
+func (s *State) settle(ctx context.Context, b *batch) (*batch, error) {
+	for tries := 0; ; tries++ {
+		// While commits fail, what the policy owes must not make every report try one.
+		b.softOnly = !b.hard && len(s.owed) > 0 && s.Trouble() != nil
+		err := s.finish(ctx, b)
+		if !errors.Is(err, ErrConflict) {
+			return b, err
+		}
+		if tries == maxConflicts {
+			return b, &Error{Code: Unavailable, Msg: "other servers change this tailnet faster than this one can; try again", Err: err}
+		}
+		if err := s.catchUp(ctx); err != nil {
+			return b, err
+		}
+		again := s.newBatch()
+		for _, d := range b.ran {
+			again.run(d.req)
+		}
+		b = again
+	}
+}
+
+// finish derives, commits if something hard changed, and publishes. It fails with
+// ErrConflict if another process has changed the tailnet.
 func (s *State) finish(ctx context.Context, b *batch) error {
 	b.derive()
 	if !b.changed && !b.stirred {
@@ -263,19 +299,26 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 		if err := s.commit(ctx, &all); err != nil {
 			return err
 		}
-		s.soft = Delta{}
+		s.forgetSoft()
 		s.timers.drop(timer{kind: flushTimer})
 		for _, e := range b.delta.Audit {
 			s.opts.Count.Change(e.Action)
 			s.log.Info("changed", "action", e.Action, "target", e.Target, "by", e.Actor.String())
 		}
 	} else if !b.delta.empty() {
+		s.noteSaved(b)
 		s.soft.merge(&b.delta)
 		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushEvery))
 	}
 	if !b.softOnly {
 		s.owed = nil
 	}
+	s.publish(b)
+	return nil
+}
+
+// publish makes the batch's draft the snapshot that readers see.
+func (s *State) publish(b *batch) {
 	for _, effect := range b.effects {
 		effect()
 	}
@@ -283,54 +326,70 @@ func (s *State) finish(ctx context.Context, b *batch) error {
 	if !b.changed {
 		// Readers cannot tell it from the one before: it goes by the same version, and wakes nobody.
 		s.current.Store(&next)
-		return nil
+		return
 	}
 	next.version = b.base.version + 1
 	next.heir = newHeir()
 	s.current.Store(&next)
 	b.base.heir.begun = b.begun
 	close(b.base.heir.published)
-	return nil
 }
 
-// commit writes a delta and counts the sequence.
+// commit writes a delta and counts the sequence. It fails with ErrConflict, which
+// is no trouble, if another process has changed the tailnet.
 func (s *State) commit(ctx context.Context, d *Delta) error {
 	d.Tailnet, d.Base = s.opts.Tailnet, s.seq
 	began := s.opts.Now()
 	s.health.begin(began)
 	err := s.store.Commit(context.WithoutCancel(ctx), d)
-	s.health.end(err)
 	s.opts.Count.Commit(s.opts.Now().Sub(began), err)
+	if errors.Is(err, ErrConflict) {
+		s.health.end(nil)
+		return ErrConflict
+	}
+	s.health.end(err)
 	if err != nil {
 		// Try again soon, so that Trouble ends when the reason does.
 		s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushRetry))
+		return storeError(err)
 	}
+	s.seq++
+	return nil
+}
+
+// storeError makes an error of the store one for people.
+func storeError(err error) error {
 	var known *Error
-	switch {
-	case err == nil:
-		s.seq++
-		return nil
-	case errors.As(err, &known):
+	if errors.As(err, &known) {
 		return known
-	case errors.Is(err, ErrConflict):
-		return &Error{Code: Unavailable, Msg: "another process changed the database of this server; stop it and restart heddle", Err: err}
-	default:
-		return &Error{Code: Unavailable, Msg: "the change could not be stored; the server's log has the reason", Err: err}
 	}
+	return &Error{Code: Unavailable, Msg: "the change could not be stored; the server's log has the reason", Err: err}
 }
 
 // flush writes what is soft.
 func (s *State) flush(ctx context.Context) error {
-	if s.soft.empty() && s.Trouble() == nil {
-		return nil
+	for tries := 0; ; tries++ {
+		if s.soft.empty() && s.Trouble() == nil {
+			return nil
+		}
+		d := s.soft.clone()
+		d.LastID = s.Snapshot().lastID
+		err := s.commit(ctx, &d)
+		switch {
+		case err == nil:
+			s.forgetSoft()
+			return nil
+		case !errors.Is(err, ErrConflict):
+			return err
+		case tries == maxConflicts:
+			s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushEvery))
+			return err
+		}
+		if err := s.catchUp(ctx); err != nil {
+			s.timers.setIfUnset(timer{kind: flushTimer}, s.opts.Now().Add(flushRetry))
+			return err
+		}
 	}
-	d := s.soft.clone()
-	d.LastID = s.Snapshot().lastID
-	if err := s.commit(ctx, &d); err != nil {
-		return err
-	}
-	s.soft = Delta{}
-	return nil
 }
 
 // expireTimers does what is due.

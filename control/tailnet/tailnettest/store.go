@@ -143,6 +143,7 @@ func (s *Store) Watch(ctx context.Context, _ string, news func()) {
 	s.next++
 	s.news[id] = news
 	s.mu.Unlock()
+	news() // for what was missed
 	<-ctx.Done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
