@@ -4,7 +4,6 @@ package integration_test
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +42,7 @@ func TestACME(t *testing.T) {
 		t.Run(tc.way, func(t *testing.T) {
 			l := lab.New(t)
 			m := &mesh{lab: l, inet: l.Internet()}
-			rootFile := startAuthority(t, m)
+			rootFile := startAuthority(t, m, serverName, certificateLife)
 			acme := fmt.Sprintf("email: admin@example.com, directory: 'https://%s%s', ca_file: %s, check_interval: 1s",
 				authorityName, pebble.Directory, l.CAFile())
 			m.testACME(t, rootFile, tc.way, fmt.Sprintf(tc.more, acme))
@@ -51,18 +50,19 @@ func TestACME(t *testing.T) {
 	}
 }
 
-// startAuthority starts a certificate authority and returns the file of its root.
-func startAuthority(t *testing.T, m *mesh) (rootFile string) {
+// startAuthority starts a certificate authority, which finds the server under a name, and returns
+// the file of its root.
+func startAuthority(t *testing.T, m *mesh, name string, life time.Duration) (rootFile string) {
 	t.Helper()
 	program, err := pebble.Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	ca := m.inet.Host("ca", 3)
-	ca.SetName(serverName, serverAddr)
+	ca.SetName(name, serverAddr)
 	a := pebble.Authority{
 		Listen: netip.AddrPortFrom(authorityAddr, 443), Management: netip.AddrPortFrom(authorityAddr, 15000),
-		HTTP: 80, TLS: 443, Life: certificateLife,
+		HTTP: 80, TLS: 443, Life: life,
 	}
 	a.Cert, a.Key = m.lab.Certificate(authorityName, authorityAddr)
 	args, env, err := a.Command(program, ca.Dir())
@@ -72,8 +72,7 @@ func startAuthority(t *testing.T, m *mesh) (rootFile string) {
 	if _, err := ca.Start("pebble", env, args...); err != nil {
 		t.Fatal(err)
 	}
-	client := trustingClient(t, m.lab, ca)
-	client.Transport.(*http.Transport).TLSClientConfig.ServerName = authorityName
+	client := trusting(t, ca, m.lab.CAFile(), authorityName)
 	rootFile = filepath.Join(m.lab.Dir(), "acme-root.pem")
 	lab.Await(t, 10*time.Second, "the authority answers", func() error {
 		root, err := a.Root(client)
@@ -94,14 +93,8 @@ func (m *mesh) testACME(t *testing.T, rootFile, way, config string) {
 	if err := os.WriteFile(m.server.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.server.client = trustingClient(t, m.lab, h)
+	m.server.client = trusting(t, h, rootFile, serverName)
 	conf := m.server.client.Transport.(*http.Transport).TLSClientConfig
-	conf.RootCAs = x509.NewCertPool()
-	root, err := os.ReadFile(rootFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conf.RootCAs.AppendCertsFromPEM(root)
 	defer m.server.checkLog(t)
 	m.server.start(t)
 	defer m.server.process.Kill()

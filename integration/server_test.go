@@ -102,7 +102,14 @@ func (s *server) checkLog(t *testing.T) {
 // authority.
 func trustingClient(t *testing.T, l *lab.Lab, h *lab.Host) *http.Client {
 	t.Helper()
-	pem, err := os.ReadFile(l.CAFile())
+	return trusting(t, h, l.CAFile(), serverName)
+}
+
+// trusting is a web client on a host that takes every address for one of the named server, and
+// trusts the roots of a file.
+func trusting(t *testing.T, h *lab.Host, rootFile, name string) *http.Client {
+	t.Helper()
+	pem, err := os.ReadFile(rootFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +117,7 @@ func trustingClient(t *testing.T, l *lab.Lab, h *lab.Host) *http.Client {
 	roots.AppendCertsFromPEM(pem)
 	client := h.HTTP()
 	transport := client.Transport.(*http.Transport)
-	transport.TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: serverName}
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: name}
 	client.Timeout = 5 * time.Second
 	return client
 }

@@ -25,6 +25,9 @@ func TestForwardedHeadersCountOnlyFromTrustedProxies(t *testing.T) {
 		{remote: "127.0.0.1:4000", forwarded: "1.2.3.4", proto: "https", want: "1.2.3.4:0", tls: true},
 		{remote: "127.0.0.1:4000", forwarded: "6.6.6.6, 1.2.3.4, 10.1.1.1", proto: "http", want: "1.2.3.4:0"}, // the first was claimed by the client
 		{remote: "[::ffff:10.0.0.1]:4000", forwarded: "2001:db8::7", want: "[2001:db8::7]:0"},
+		{remote: "127.0.0.1:4000", forwarded: "1.2.3.4:5678", want: "1.2.3.4:0"}, // as some clouds write it
+		{remote: "127.0.0.1:4000", forwarded: "[2001:db8::7]:5678", want: "[2001:db8::7]:0"},
+		{remote: "127.0.0.1:4000", forwarded: "1.2.3.4, unknown", want: "127.0.0.1:4000"},
 		{remote: "10.0.0.1:4000", forwarded: "10.0.0.2", want: "10.0.0.1:4000"},
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
@@ -86,3 +89,68 @@ func TestOneAddressCannotHoldAllConnections(t *testing.T) {
 		t.Errorf("an earlier connection was cut: %v", err)
 	}
 }
+
+// TestFloodFromManyAddresses fills all connections from as many addresses as there are connections:
+// whoever comes next is let in, and the oldest goes. One address that has more than the others
+// pays first.
+func TestFloodFromManyAddresses(t *testing.T) {
+	g := newGuard([]netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}, slog.New(slog.DiscardHandler))
+	var conns []*pretended
+	come := func(from string) *pretended {
+		c := &pretended{from: from}
+		conns = append(conns, c)
+		g.connState(c, http.StateNew)
+		return c
+	}
+	for i := range maxOpen - 2 {
+		come(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1).String())
+	}
+	greedy := come("[2001:db8:1:2::1]:1")
+	come("[2001:db8:1:2::2]:1") // the same customer
+	client := come("198.51.100.1:1")
+	if !greedy.closed || client.closed {
+		t.Error("the address with most connections does not make room")
+	}
+	come("198.51.100.2:1")
+	if !conns[0].closed || client.closed {
+		t.Error("the oldest connection does not make room")
+	}
+	g.connState(client, http.StateHijacked)
+	g.connState(client, http.StateClosed)
+	if open := len(g.open); open != maxOpen-1 {
+		t.Errorf("%d connections are counted", open)
+	}
+	for range maxOpenByAddr {
+		come("[2001:db8:ffff::1]:1")
+	}
+	if come("[2001:db8:ffff::1]:1").closed {
+		t.Error("a trusted proxy is held to the share of one address")
+	}
+	n := 0
+	for _, c := range conns {
+		if !c.closed {
+			n++
+		}
+	}
+	if n-1 != maxOpen || len(g.open) != maxOpen { // one has left
+		t.Errorf("%d connections are open and %d counted, want %d", n-1, len(g.open), maxOpen)
+	}
+	for _, c := range conns {
+		g.connState(c, http.StateClosed)
+	}
+	if len(g.open)+len(g.byAddr) > 0 {
+		t.Errorf("%d connections of %d addresses are counted although all are closed", len(g.open), len(g.byAddr))
+	}
+}
+
+// pretended is a connection from anywhere.
+type pretended struct {
+	net.Conn
+	from   string
+	closed bool
+}
+
+func (p *pretended) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(p.from))
+}
+func (p *pretended) Close() error { p.closed = true; return nil }

@@ -286,6 +286,11 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, c
 		},
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // strangers' broken handshakes
 	}
+	if conf == nil && len(s.cfg.TrustedProxies) > 0 { // the remote command line's HTTP/2 comes without TLS from a proxy
+		srv.Protocols = new(http.Protocols)
+		srv.Protocols.SetHTTP1(true)
+		srv.Protocols.SetUnencryptedHTTP2(true)
+	}
 	g.Go(func() error {
 		if conf != nil {
 			srv.TLSConfig = conf.Clone()
@@ -305,6 +310,7 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, c
 		return nil
 	})
 }
+
 const debugIndex = `heddle's private listener. It has no authentication: keep it private.
 
 /debug/vars     memory, clients, relay and caches in numbers, as JSON (expvar)
