@@ -20,21 +20,7 @@ import (
 )
 
 // An identifier tells who makes a call.
-type identifier func(context.Context) (tailnet.Actor, error)
-
-type actorKey struct{}
-
-// actorOf returns who makes the call; without one, an actor without rights.
-func actorOf(ctx context.Context) tailnet.Actor {
-	a, _ := ctx.Value(actorKey{}).(tailnet.Actor)
-	return a
-}
-
-// mayRead reports whether the actor may see what the API shows. Reads are no
-// updates, so this right is checked here.
-func mayRead(a tailnet.Actor) bool {
-	return a.Can(tailnet.Read(tailnet.AreaDevices))
-}
+type identifier func(context.Context) (caller, error)
 
 // socketPeer is who opened a connection to the unix socket.
 type socketPeer struct {
@@ -82,25 +68,25 @@ func (c socketCreds) Clone() credentials.TransportCredentials { return c }
 func (c socketCreds) OverrideServerName(string) error { return nil }
 
 // localActor trusts whoever may open the unix socket.
-func localActor(ctx context.Context) (tailnet.Actor, error) {
+func localActor(ctx context.Context) (caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return tailnet.Actor{}, status.Error(codes.Unauthenticated, "no peer")
+		return caller{}, status.Error(codes.Unauthenticated, "no peer")
 	}
 	local, ok := p.AuthInfo.(socketPeer)
 	if !ok {
-		return tailnet.Actor{}, status.Error(codes.Unauthenticated, "not a local connection")
+		return caller{}, status.Error(codes.Unauthenticated, "not a local connection")
 	}
-	return tailnet.Actor{Kind: tailnet.LocalCLI, Name: local.name}, nil
+	return caller{Actor: tailnet.Actor{Kind: tailnet.LocalCLI, Name: local.name}}, nil
 }
 
 // touchEvery is how exact the last use of an API key is.
 const touchEvery = time.Minute
 
 // remoteActor tells who makes a request through the public listener, by its
-// API key.
-func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
-	var none tailnet.Actor
+// API key, and counts it.
+func (s *Server) remoteActor(r *http.Request) (caller, error) {
+	var none caller
 	addr := remoteIP(r.RemoteAddr)
 	if r.TLS == nil && !addr.IsLoopback() {
 		return none, status.Error(codes.Unauthenticated,
@@ -121,9 +107,12 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 		}
 		return none, refusal
 	}
-	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, User: key.Owner, Role: key.Role, Scopes: key.Scopes, From: addr.String()}
-	if !mayRead(actor) {
-		return none, status.Errorf(codes.PermissionDenied, "API key %s has the role %s, which may not use this API", key.Public, key.Role)
+	if err := s.pace(key, addr, now); err != nil {
+		return none, err
+	}
+	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, User: key.Owner, Role: key.Role, Scopes: key.Scopes, Tags: key.Tags, From: addr.String()}
+	if err := s.mayRead(actor); err != nil {
+		return none, err
 	}
 	if now.Sub(key.LastUsed) >= touchEvery {
 		_, err = s.opts.State.Update(r.Context(), tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
@@ -131,13 +120,29 @@ func (s *Server) remoteActor(r *http.Request) (tailnet.Actor, error) {
 			return nil
 		})
 	}
-	return actor, err
+	return caller{actor, key.ID}, err
+}
+
+// pace refuses what is more than a program needs: no key, and no address, may take
+// the CPU from the clients.
+func (s *Server) pace(key *tailnet.APIKey, addr netip.Addr, now time.Time) error {
+	addr = site(addr)
+	if !s.byKey.allow(key.ID, now) {
+		return status.Errorf(codes.ResourceExhausted, "too many calls with API key %s: slow down", key.Public)
+	}
+	if !s.byAddr.allow(addr, now) {
+		return status.Error(codes.ResourceExhausted, "too many calls from your address: slow down")
+	}
+	s.byKey.add(key.ID, now)
+	s.byAddr.add(addr, now)
+	return nil
 }
 
 // noKey answers a call without a valid API key: with the refusal or, if there were
 // too many from that address, without a word about the key. The limit is on guesses alone: who has a
 // key is served, whoever else calls from the same address. tell is whether the log should have it.
 func (s *Server) noKey(addr netip.Addr, now time.Time, refusal error) (_ error, tell bool) {
+	addr = site(addr)
 	if !s.failed.allow(addr, now) {
 		return status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute"), false
 	}
@@ -181,8 +186,8 @@ func remoteIP(addr string) netip.Addr {
 }
 
 // knownActor finds what Handler found out before grpc saw the request.
-func knownActor(ctx context.Context) (tailnet.Actor, error) {
-	a := actorOf(ctx)
+func knownActor(ctx context.Context) (caller, error) {
+	a := callerOf(ctx)
 	if a.Kind == "" {
 		return a, status.Error(codes.Unauthenticated, "unknown caller")
 	}

@@ -311,6 +311,7 @@ func (d *decoder) authKey(r *authKeyRow) *tailnet.AuthKey {
 func apiKeyToRow(e *encoder, name string, k *tailnet.APIKey) apiKeyRow {
 	return apiKeyRow{
 		Key:         rowKey{name, int64(k.ID)},
+		Kind:        kindColumns{string(k.Kind), int64(k.Parent), e.json("trust", (*trustJSON)(k.Trust))},
 		Public:      k.Public,
 		Hash:        k.Hash[:],
 		Owner:       int64(k.Owner),
@@ -328,6 +329,8 @@ func apiKeyToRow(e *encoder, name string, k *tailnet.APIKey) apiKeyRow {
 func (d *decoder) apiKey(r *apiKeyRow) *tailnet.APIKey {
 	k := &tailnet.APIKey{
 		ID:          tailnet.APIKeyID(r.Key.ID),
+		Kind:        tailnet.KeyKind(r.Kind.Kind),
+		Parent:      tailnet.APIKeyID(r.Kind.Parent),
 		Public:      r.Public,
 		Hash:        d.hash(r.Hash),
 		Owner:       tailnet.UserID(r.Owner),
@@ -339,6 +342,9 @@ func (d *decoder) apiKey(r *apiKeyRow) *tailnet.APIKey {
 		Revoked:     d.time("revoked_at", r.RevokedAt),
 		LastUsed:    d.time("used_at", r.UsedAt),
 	}
+	var trust *trustJSON
+	decodeStrict(d, "trust", r.Kind.Trust, &trust)
+	k.Trust = (*tailnet.Trust)(trust)
 	setRole(&k.Role, r.Role)
 	return k
 }
@@ -389,6 +395,16 @@ func settingsToRow(e *encoder, name string, s *tailnet.Settings) settingsRow {
 			v.Admission.KeyExpiry = -1
 		}
 	}
+	for _, w := range s.Webhooks {
+		j := webhookJSON{
+			ID: w.ID, URL: w.URL, Provider: string(w.Provider), Secret: w.Secret, Creator: w.Creator,
+			Created: e.time("data", w.Created), Changed: e.time("data", w.Changed),
+		}
+		for _, event := range w.Events {
+			j.Events = append(j.Events, string(event))
+		}
+		v.Webhooks = append(v.Webhooks, j)
+	}
 	return settingsRow{Tailnet: name, Data: e.json("data", v)}
 }
 
@@ -410,6 +426,16 @@ func (d *decoder) settings(r *settingsRow) *tailnet.Settings {
 		if a.KeyExpiry < 0 {
 			s.Admission.KeyExpiry = -1
 		}
+	}
+	for _, j := range v.Webhooks {
+		w := &tailnet.Webhook{
+			ID: j.ID, URL: j.URL, Provider: tailnet.Provider(j.Provider), Secret: j.Secret, Creator: j.Creator,
+			Created: d.time("data", j.Created), Changed: d.time("data", j.Changed),
+		}
+		for _, event := range j.Events {
+			w.Events = append(w.Events, tailnet.Event(event))
+		}
+		s.Webhooks = append(s.Webhooks, w)
 	}
 	return s
 }

@@ -97,6 +97,8 @@ func testAPIKey(id int) *tailnet.APIKey {
 	public := fmt.Sprintf("kP%d", id)
 	return &tailnet.APIKey{
 		ID: tailnet.APIKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Role: "owner",
+		Kind: tailnet.KeyFederated, Parent: 2,
+		Trust: &tailnet.Trust{Issuer: "https://ci.example", Subject: "repo:a/*", Audience: "aud", Claims: map[string]string{"ref": "main"}},
 		Owner: 7, Scopes: []string{"dns:read", "policy_file"}, Tags: []string{"tag:ci"}, Description: "for the CI",
 		Created: moment, Expires: moment.Add(1), Revoked: moment.Add(2), LastUsed: moment.Add(3),
 	}
@@ -136,7 +138,10 @@ func fullDelta() (*tailnet.Delta, tailnet.Image) {
 		MagicDNS: true, OverrideLocal: true, Nameservers: []string{"192.0.2.53", "https://dns.example/q"},
 		Split:  map[string][]string{"corp.example": {"10.0.0.53"}, "local.example": {}},
 		Search: []string{"corp.example"}, Records: []tailnet.DNSRecord{{Name: "x.example", Type: "A", Value: "10.1.1.1"}},
-	}, Admission: tailnet.Admission{DeviceApproval: true, UserApproval: true, KeyExpiry: -1}}
+	}, Admission: tailnet.Admission{DeviceApproval: true, UserApproval: true, KeyExpiry: -1}, Webhooks: []*tailnet.Webhook{{
+		ID: "w1", URL: "https://hooks.example/x", Provider: tailnet.Slack, Events: []tailnet.Event{"nodeCreated", "policyUpdate"},
+		Secret: "tskey-webhook-x", Creator: "zoë", Created: moment, Changed: moment,
+	}}}
 	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë", Revision: 1}
 	d := &tailnet.Delta{
 		Tailnet: tailnet.Default, LastID: last, Settings: settings, Policy: pol,
@@ -159,4 +164,13 @@ func manyNodes(count int) *tailnet.Delta {
 		d.Nodes.Put[tailnet.NodeID(id)] = testNode(id)
 	}
 	return d
+}
+
+// testRecords are entries as they are stored by the first commit.
+func testRecords(ids ...int) []tailnet.AuditRecord {
+	var out []tailnet.AuditRecord
+	for _, i := range ids {
+		out = append(out, tailnet.AuditRecord{ID: int64(i), Seq: 1, AuditEntry: testAudit(i)})
+	}
+	return out
 }

@@ -98,7 +98,8 @@ type authKeyRow struct {
 }
 
 type apiKeyRow struct {
-	Key         rowKey `gorm:"embedded"`
+	Key         rowKey      `gorm:"embedded"`
+	Kind        kindColumns `gorm:"embedded"`
 	Public      string
 	Hash        []byte // SHA-256 of the secret
 	Owner       int64
@@ -110,6 +111,12 @@ type apiKeyRow struct {
 	ExpiresAt   *string
 	RevokedAt   *string
 	UsedAt      *string
+}
+
+type kindColumns struct {
+	Kind   string
+	Parent int64
+	Trust  string // JSON of trustJSON, or null
 }
 
 type tombstoneRow struct {
@@ -194,11 +201,28 @@ type (
 	settingsJSON struct {
 		DNS       dnsJSON        `json:"dns"`
 		Admission *admissionJSON `json:"admission,omitempty"` // since schema 2
+		Webhooks  []webhookJSON  `json:"webhooks,omitempty"`  // since schema 4
+	}
+	webhookJSON struct {
+		ID       string   `json:"id"`
+		URL      string   `json:"url"`
+		Provider string   `json:"provider,omitempty"`
+		Events   []string `json:"events"`
+		Secret   string   `json:"secret"`
+		Creator  string   `json:"creator,omitempty"`
+		Created  *string  `json:"created"`
+		Changed  *string  `json:"changed"`
 	}
 	admissionJSON struct {
 		DeviceApproval bool  `json:"deviceApproval"`
 		UserApproval   bool  `json:"userApproval"`
 		KeyExpiry      int64 `json:"keyExpirySeconds"` // 0: the config's; -1: never
+	}
+	trustJSON struct {
+		Issuer   string            `json:"iss"`
+		Subject  string            `json:"sub"`
+		Audience string            `json:"aud"`
+		Claims   map[string]string `json:"claims,omitempty"`
 	}
 	identityJSON struct {
 		Issuer  string `json:"iss"`

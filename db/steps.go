@@ -13,6 +13,8 @@ var steps = []step{
 	{"tailnets, nodes, users, keys, settings, policies, audit", firstSchema},
 	{"people: identities, approvals, owners of API keys, reasons", peopleSchema},
 	{"log of changes", changeLog},
+	{"audit log by time, webhooks", webhookSchema},
+	{"OAuth clients and federated identities", clientSchema},
 }
 
 // The store holds no rules, so the tailnet is the only foreign key. The unique
@@ -163,4 +165,10 @@ var peopleSchema = []string{
 	`ALTER TABLE api_keys ADD COLUMN description TEXT NOT NULL DEFAULT ''`,
 	`ALTER TABLE audit ADD COLUMN actor_user BIGINT NOT NULL DEFAULT 0`,
 	`ALTER TABLE audit ADD COLUMN reason TEXT NOT NULL DEFAULT ''`,
+}
+
+var clientSchema = []string{
+	`ALTER TABLE api_keys ADD COLUMN kind TEXT NOT NULL DEFAULT 'api'`,
+	`ALTER TABLE api_keys ADD COLUMN parent BIGINT NOT NULL DEFAULT 0`,
+	`ALTER TABLE api_keys ADD COLUMN trust TEXT NOT NULL DEFAULT 'null'`,
 }

@@ -26,6 +26,7 @@ type Actor struct {
 	User   UserID      // the user behind a login or an API key, who must have the rights too; zero if there is none
 	Role   policy.Role // rights of a user or API key; LocalCLI and System need none
 	Scopes []string    // rights of an API key that has scopes instead of a role
+	Tags   []string    // to which a key with scopes is limited; nil if it is not
 	From   string      // remote address; empty for a local party
 	Reason string      // why, in the words of whoever asks; "" if they gave none
 }

@@ -67,7 +67,7 @@ func (s *Snapshot) FindAPIKey(secret string, now time.Time) (*APIKey, error) {
 	id, _ := s.index.apiKey.Get(publicPart(secret, apiPrefix))
 	k := s.APIKey(id)
 	switch {
-	case k == nil || !matches(secret, k.Hash):
+	case k == nil || k.Kind != KeyAPI && k.Kind != KeyToken || !matches(secret, k.Hash):
 		return nil, Errorf(Denied, "this API key is not valid here; make one with `heddle apikeys create` on the server")
 	case !k.Revoked.IsZero():
 		return nil, Errorf(Denied, "API key %s was revoked", k.Public)
@@ -112,6 +112,9 @@ func (tx *Tx) CreateAuthKey(s AuthKeySpec) (secret string, k *AuthKey, err error
 	}
 	tags, err := tx.checkTags(s.Tags)
 	if err != nil {
+		return "", nil, err
+	}
+	if err := tx.limitTags(tags, "an auth key"); err != nil {
 		return "", nil, err
 	}
 	tx.snap.lastID.AuthKey++
@@ -210,7 +213,7 @@ func (tx *Tx) CreateAPIKey(s APIKeySpec) (secret string, k *APIKey, err error) {
 	}
 	tx.snap.lastID.APIKey++
 	k = &APIKey{
-		ID: tx.snap.lastID.APIKey, Owner: s.Owner, Role: s.Role, Scopes: s.Scopes, Description: s.Description,
+		ID: tx.snap.lastID.APIKey, Kind: KeyAPI, Owner: s.Owner, Role: s.Role, Scopes: s.Scopes, Description: s.Description,
 		Created: tx.now, Expires: s.Expires,
 	}
 	secret, k.Public, k.Hash = newSecret(apiPrefix)
@@ -238,26 +241,14 @@ func (tx *Tx) checkAPIKey(s *APIKeySpec) error {
 	if err := checkText(s.Description); err != nil {
 		return err
 	}
-	s.Scopes = sortedUnique(s.Scopes)
-	for _, scope := range s.Scopes {
-		if !KnownScope(scope) {
-			return Errorf(Invalid, "there is no scope %q", scope)
-		}
-	}
 	if len(s.Scopes) > 0 {
 		s.Role = ""
-	} else if !slices.Contains(Roles, s.Role) {
+		return tx.checkScopes(&s.Scopes)
+	}
+	if !slices.Contains(Roles, s.Role) {
 		return Errorf(Invalid, "there is no role %q", s.Role)
 	}
-	key := Actor{Kind: ByAPIKey, Role: s.Role, Scopes: s.Scopes}
-	for _, area := range Areas {
-		for _, r := range []Right{Read(area), Write(area)} {
-			if key.Can(r) && !tx.snap.Can(tx.actor, r) {
-				return Errorf(Denied, "%s may not make a key that has the right %s, which it does not have itself", tx.actor, r)
-			}
-		}
-	}
-	return nil
+	return tx.mayGive(Actor{Kind: ByAPIKey, Role: s.Role})
 }
 
 // RevokeAPIKey ends an API key.
@@ -290,18 +281,30 @@ func (tx *Tx) DeleteAPIKey(id APIKeyID) error {
 	return nil
 }
 
+// dropAPIKey removes a key, and the tokens if it is a client.
 func (tx *Tx) dropAPIKey(k *APIKey) {
-	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Delete(k.ID)
-	tx.snap.index.apiKey = tx.snap.index.apiKey.Delete(k.Public)
-	tx.delta.APIKeys.drop(k.ID)
+	if k.Kind == KeyClient || k.Kind == KeyFederated {
+		tx.dropTokens(k.ID, 0)
+	}
+	tx.forgetAPIKey(k)
 	tx.audit("apikey.delete", k.label())
 }
 
+func (tx *Tx) forgetAPIKey(k *APIKey) {
+	tx.snap.apiKeys.m = tx.snap.apiKeys.m.Delete(k.ID)
+	tx.snap.index.apiKey = tx.snap.index.apiKey.Delete(k.Public)
+	tx.delta.APIKeys.drop(k.ID)
+	tx.hard, tx.changed = true, true
+}
+
 func (tx *Tx) apiKey(id APIKeyID, what string) (*APIKey, error) {
-	if err := tx.may(Write(AreaAPIKeys), what); err != nil {
+	k, area := tx.snap.APIKey(id), AreaAPIKeys
+	if k != nil && k.Kind != KeyAPI {
+		area = AreaOAuth
+	}
+	if err := tx.may(Write(area), what); err != nil {
 		return nil, err
 	}
-	k := tx.snap.APIKey(id)
 	if k == nil {
 		return nil, Errorf(NotFound, "no API key with ID %d", id)
 	}

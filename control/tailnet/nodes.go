@@ -154,6 +154,9 @@ func (tx *Tx) SetTags(id NodeID, tags []string) error {
 	if tags, err = tx.checkTags(tags); err != nil {
 		return err
 	}
+	if err := tx.limitTags(tags, "a device"); err != nil {
+		return err
+	}
 	if len(tags) == 0 {
 		return Errorf(Invalid, "a tagged node cannot lose all its tags: log in on the device as a user instead")
 	}

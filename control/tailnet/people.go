@@ -186,7 +186,7 @@ func (tx *Tx) SuspendUser(id UserID) error {
 		}
 	}
 	for k := range tx.snap.APIKeys() {
-		if k.Owner == id {
+		if k.Owner == id && k.Kind == KeyAPI {
 			tx.revokeAPIKey(k)
 		}
 	}

@@ -130,7 +130,7 @@ func TestPolicyPreparedBeforeAChange(t *testing.T) {
 		}
 		first := w.snap().Policy().ETag
 		n := w.mustRegister(newDevice("laptop").registration(), w.authKey(tailnet.AuthKeySpec{Owner: alice.ID}))
-		wantCode(t, set(p, "abc"), tailnet.Conflict)
+		wantCode(t, set(p, "abc"), tailnet.Changed)
 		if err := set(p, `"`+first+`"`); err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +138,7 @@ func TestPolicyPreparedBeforeAChange(t *testing.T) {
 		if len(now.Compiled.Filter(policy.NodeID(n.ID))) == 0 || now.Revision == 0 {
 			t.Errorf("the node that came meanwhile has no filter; revision %d", now.Revision)
 		}
-		wantCode(t, set(p, first), tailnet.Conflict)
+		wantCode(t, set(p, first), tailnet.Changed)
 		commits := w.store.Commits()
 		if err := set(p, ""); err != nil || w.store.Commits() != commits {
 			t.Errorf("setting the policy that is in force: %v, %d commits", err, w.store.Commits()-commits)

@@ -92,7 +92,7 @@ func (tx *Tx) DeleteUser(id UserID) error {
 		}
 	}
 	for k := range tx.snap.APIKeys() {
-		if k.Owner == id {
+		if k.Owner == id && k.Kind == KeyAPI {
 			tx.dropAPIKey(k)
 		}
 	}
