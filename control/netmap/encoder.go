@@ -142,13 +142,14 @@ func (e *Encoder) Full(s *tailnet.Snapshot, v Viewer, now time.Time) (Message, e
 	// their logs, and ask for news about versions.
 	b.string(`,"CollectServices":false,"Debug":{"DisableLogTail":true},"ClientVersion":{"RunningLatest":true}`)
 	b.field("DNSConfig")
-	b.add(e.dns(s))
+	b.add(e.dns(s, n))
 	b.field("DERPMap")
 	b.add(e.derp(s))
 	b.filters(e.allFilters(c.Filter(policy.NodeID(v.ID))))
 	if ssh := c.SSH(policy.NodeID(v.ID)); ssh != nil {
 		b.ssh(e.ssh(ssh))
 	}
+	b.health(v, notices(n))
 	seen := new(view)
 	if !n.Status.Expired && !v.OmitPeers {
 		seen = e.view(s, v.ID)
@@ -182,7 +183,7 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 	if !v.OmitPeers {
 		p = e.peers(d, from, to, v.ID)
 	}
-	o := e.ownChanges(d, from, to, v.ID)
+	o := e.ownChanges(d, from, to, v)
 	if o.empty() && p.empty(v.ID) {
 		return Message{}, false, nil
 	}
@@ -199,7 +200,7 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 
 func (e *Encoder) delta(o *own, p *peersDelta, v Viewer) Message {
 	b := newBuilder(v.Plain)
-	o.write(b)
+	o.write(b, v)
 	p.write(b, v.ID, o.profile)
 	return b.message()
 }

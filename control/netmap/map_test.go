@@ -179,7 +179,7 @@ func TestDeltas(t *testing.T) {
 			return tailnettest.SetPolicy(tx, `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
 		}, `PacketFilters UserProfiles PeersChanged`},
 		{"one's own expiry", func(tx *tailnet.Tx) error { return tx.ExpireNode(a) }, `Node PeersRemoved`},
-		{"one's own extension", func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(a, epoch.Add(time.Hour)) }, `Node UserProfiles Peers`},
+		{"one's own extension", func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(a, epoch.Add(30*24*time.Hour)) }, `Node UserProfiles Peers`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

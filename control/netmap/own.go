@@ -14,6 +14,7 @@ import (
 type own struct {
 	self    []byte // the viewer's node; nil if unchanged
 	profile []byte // of its user, if that changed
+	health  []byte // what its person should know, if that changed
 	domain  string
 	dns     *piece
 	derp    *piece
@@ -22,22 +23,23 @@ type own struct {
 	ssh     []*piece // its rules, if newSSH
 }
 
-func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) *own {
-	o := new(own)
+func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, v Viewer) *own {
+	o, id := new(own), v.ID
 	var kept policy.Kept
 	if d.policy {
 		kept = to.Policy().Compiled.Kept(from.Policy().Compiled, policy.NodeID(id))
 	}
 	o.self = e.selfChange(d, kept, from, to, id)
-	was, is := owner(from.Node(id)), owner(to.Node(id))
-	if was != is || slices.Contains(d.users, is) {
-		o.profile = appendProfile(nil, to, is)
+	was, is := from.Node(id), to.Node(id)
+	if u := owner(is); owner(was) != u || slices.Contains(d.users, u) {
+		o.profile = appendProfile(nil, to, u)
 	}
+	o.health = healthChange(v, was, is)
 	if d.base {
 		o.domain = to.DNS().BaseDomain
 	}
-	if from.DNS() != to.DNS() {
-		o.dns = changedPiece(e.dns(from), e.dns(to))
+	if from.DNS() != to.DNS() || was.Pending != is.Pending {
+		o.dns = changedPiece(e.dns(from, was), e.dns(to, is))
 	}
 	if from.DERPMap() != to.DERPMap() {
 		o.derp = changedPiece(e.derp(from), e.derp(to))
@@ -64,11 +66,11 @@ func changedPiece(old, new *piece) *piece {
 }
 
 func (o *own) empty() bool {
-	return o.self == nil && o.profile == nil && o.domain == "" && o.dns == nil && o.derp == nil && !o.newSSH && len(o.filters) == 0
+	return o.self == nil && o.profile == nil && o.health == nil && o.domain == "" && o.dns == nil && o.derp == nil && !o.newSSH && len(o.filters) == 0
 }
 
 // private reports whether it has something that other viewers do not get.
-func (o *own) private() bool { return o.self != nil || o.profile != nil }
+func (o *own) private() bool { return o.self != nil || o.profile != nil || o.health != nil }
 
 // key names the content of what is not private. The domain goes without:
 // a message with it has everybody's own node too.
@@ -114,10 +116,14 @@ func (p *piece) number() uint64 {
 }
 
 // write writes the fields that changed.
-func (o *own) write(b *builder) {
+func (o *own) write(b *builder, v Viewer) {
 	if o.self != nil {
 		b.field("Node")
 		b.text = append(b.text, o.self...)
+	}
+	if o.health != nil {
+		b.field(healthField(v))
+		b.text = append(b.text, o.health...)
 	}
 	if o.domain != "" {
 		b.field("Domain")

@@ -44,13 +44,18 @@ func (f *fleet) step(users []tailnet.UserID) string {
 	r, n := f.rnd, f.node()
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
 	var err error
-	what := r.IntN(20)
+	what := r.IntN(26)
 	if n == nil || f.snap().NumNodes() < 3 {
 		what = 0
 	}
 	switch what {
 	case 0, 1:
-		f.join(users[r.IntN(len(users))], pick("laptop", "phone", "server"), pick("10.1.0.0/24", "10.2.0.0/16", "0.0.0.0/0"), pick("10.1.0.0/24", "fd00:1::/64", "::/0"))
+		u := f.snap().User(users[r.IntN(len(users))])
+		if u.Status == tailnet.UserSuspended {
+			err = f.try(func(tx *tailnet.Tx) error { return tx.RestoreUser(u.ID) })
+			break
+		}
+		f.join(u.ID, pick("laptop", "phone", "server"), pick("10.1.0.0/24", "10.2.0.0/16", "0.0.0.0/0"), pick("10.1.0.0/24", "fd00:1::/64", "::/0"))
 	case 2:
 		err = f.try(func(tx *tailnet.Tx) error { return tx.DeleteNode(n.ID) })
 	case 3:
@@ -121,8 +126,54 @@ func (f *fleet) settle(what int, n *tailnet.Node, users []tailnet.UserID) error 
 		return f.try(func(tx *tailnet.Tx) error {
 			return tx.RenameUser(users[r.IntN(len(users))], fmt.Sprint("u", r.IntN(5)))
 		})
+	case 20:
+		return f.joinWaiting(users[r.IntN(len(users))])
+	case 21, 22:
+		for n := range f.snap().Nodes() {
+			if n.Pending && r.IntN(2) == 0 {
+				return f.try(func(tx *tailnet.Tx) error { return tx.ApproveNode(n.ID) })
+			}
+		}
+	case 23: // the end of its login comes near, or not so near again
+		return f.try(func(tx *tailnet.Tx) error {
+			return tx.SetNodeExpiry(n.ID, f.clock().Add(tailnet.ExpiryWarning+time.Duration(r.IntN(5)-3)*24*time.Hour))
+		})
+	case 24:
+		u := f.snap().User(users[r.IntN(len(users))])
+		return f.try(func(tx *tailnet.Tx) error {
+			if u.Status == tailnet.UserSuspended {
+				return tx.RestoreUser(u.ID)
+			}
+			return tx.SuspendUser(u.ID)
+		})
+	case 25:
+		return f.try(func(tx *tailnet.Tx) error {
+			return tx.SetRole(users[r.IntN(len(users))], tailnet.Roles[r.IntN(len(tailnet.Roles))])
+		})
 	}
 	return nil
+}
+
+// joinWaiting joins a device that waits for approval.
+func (f *fleet) joinWaiting(owner tailnet.UserID) error {
+	return f.try(func(tx *tailnet.Tx) error {
+		if err := tx.SetAdmission(tailnet.Admission{DeviceApproval: true}); err != nil {
+			return err
+		}
+		secret, _, err := tx.CreateAuthKey(tailnet.AuthKeySpec{Owner: owner, Expires: tx.Now().Add(time.Hour)})
+		if err != nil {
+			return err
+		}
+		h := hostinfo("waits", "10.1.0.0/24")
+		n, err := tx.RegisterWithAuthKey(tailnet.Registration{Machine: key.NewMachine().Public(), Key: key.NewNode().Public(), Hostinfo: h, CapVer: 142}, secret)
+		if err != nil {
+			return err
+		}
+		if err := tx.Report(n.ID, tailnet.Update{Disco: key.NewDisco().Public(), Hostinfo: h, CapVer: 142}); err != nil {
+			return err
+		}
+		return tx.Connect(n.ID)
+	})
 }
 
 // session is a viewer with what it was sent.
@@ -199,6 +250,7 @@ func (m *model) apply(r *tailcfg.MapResponse) {
 // view is a client's state in a form that can be compared.
 type view struct {
 	Self, DNS, DERP, Rules, SSH, Domain string
+	Health                              string
 	Peers                               map[tailcfg.NodeID]string
 	Users                               map[tailcfg.UserID]string
 }
@@ -237,7 +289,7 @@ func (c *stockClient) view() view {
 	}
 	v := view{
 		Self: text(c.t, nm.SelfNode), DNS: text(c.t, nm.DNS), DERP: text(c.t, nm.DERPMap), Rules: text(c.t, c.rules),
-		SSH: ssh, Domain: nm.Domain, Peers: map[tailcfg.NodeID]string{}, Users: map[tailcfg.UserID]string{},
+		SSH: ssh, Domain: nm.Domain, Health: text(c.t, nm.DisplayMessages), Peers: map[tailcfg.NodeID]string{}, Users: map[tailcfg.UserID]string{},
 	}
 	if v.Rules == "null" {
 		v.Rules = "[]"
@@ -389,6 +441,14 @@ func (f *fleet) send(t *testing.T, sessions map[tailnet.NodeID]*session, n *tail
 		}
 	}
 	full := f.full(o.v)
+	if n := f.snap().Node(n.ID); n.Pending && (len(full.Peers) > 0 || full.SSHPolicy != nil || full.Node.MachineAuthorized) {
+		t.Fatalf("node %d waits for approval and is told %s", n.ID, text(t, full))
+	}
+	for _, p := range full.Peers {
+		if f.snap().Node(tailnet.NodeID(p.ID)).Pending {
+			t.Fatalf("node %d is told of %d, which waits for approval", n.ID, p.ID)
+		}
+	}
 	ids := func(list []*tailcfg.Node) (out []tailcfg.NodeID) {
 		for _, p := range list {
 			out = append(out, p.ID)

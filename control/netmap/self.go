@@ -40,7 +40,9 @@ func (e *Encoder) appendSelf(b []byte, s *tailnet.Snapshot, n *tailnet.Node) []b
 	if n.Status.Expired {
 		b = append(b, `,"Expired":true`...)
 	}
-	b = append(b, `,"Online":true,"MachineAuthorized":true,"CapMap":`...)
+	b = append(b, `,"Online":true,"MachineAuthorized":`...)
+	b = appendBool(b, !n.Pending) // without it clients wait and show that they do
+	b = append(b, `,"CapMap":`...)
 	b = appendCaps(b, e.selfCaps(s, n))
 	return append(b, '}')
 }

@@ -53,7 +53,11 @@ type (
 	sshKey  struct{ *tailcfg.SSHRule }
 )
 
-func (e *Encoder) dns(s *tailnet.Snapshot) *piece {
+// dns encodes the DNS settings for a node. One that waits for approval is told nothing of the tailnet's names.
+func (e *Encoder) dns(s *tailnet.Snapshot, n *tailnet.Node) *piece {
+	if n.Pending {
+		return e.intern([]byte("{}"))
+	}
 	return e.once(dnsKey{s.DNS()}, func() []byte { return appendValue(nil, dnsConfig(s.DNS()), "{}") })
 }
 

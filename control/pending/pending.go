@@ -70,8 +70,18 @@ type Login struct {
 	Registration tailnet.Registration // Hostinfo is cleaned; never nil
 	From         netip.Addr           // where the device asked from; may be invalid
 	Started      time.Time
-	Done         bool // it was approved
+	Done         bool      // it was approved
+	Rejected     time.Time // when it was turned away; zero if it was not
 }
+
+// settled reports whether somebody has decided about it.
+func (l *Login) settled() bool { return l.Done || !l.Rejected.IsZero() }
+
+// rejectionLife is how long a device that was turned away is told so when it asks again with the
+// same key, as clients do by themselves. After that it gets a new page.
+const rejectionLife = time.Hour
+
+var errRejected = tailnet.Errorf(tailnet.Denied, "an administrator turned this device away; ask them, and try again later")
 
 // Table holds the pending logins. Its methods may be called concurrently.
 type Table struct {
@@ -125,7 +135,8 @@ func New(l Limits, now func() time.Time) *Table {
 }
 
 // Start returns the pending login of a device, which is fresh unless the same
-// device asks for the same node key again. The error is Exhausted.
+// device asks for the same node key again. The error is Exhausted, or Denied for a device that was
+// turned away with that key a short time ago.
 func (t *Table) Start(r tailnet.Registration, from netip.Addr) (l Login, fresh bool, err error) {
 	host, err := json.Marshal(tailnet.CleanHostinfo(r.Hostinfo))
 	if err != nil {
@@ -136,7 +147,13 @@ func (t *Table) Start(r tailnet.Registration, from netip.Addr) (l Login, fresh b
 	defer t.mu.Unlock()
 	t.expireLocked()
 	for _, e := range t.byMachine[r.Machine] {
-		if e.login.Registration.Key != r.Key || e.login.Done {
+		switch {
+		case e.login.Registration.Key != r.Key || e.login.Done:
+			continue
+		case !e.login.settled():
+		case t.now().Sub(e.login.Rejected) < rejectionLife:
+			return Login{}, false, errRejected
+		default:
 			continue
 		}
 		if addr := Group(e.login.From); !e.busy && t.makeRoomLocked(e, addr, 0, len(host)-len(e.host)) {
@@ -231,7 +248,7 @@ func (t *Table) forgetLocked(e *entry) {
 		delete(t.byMachine, m)
 	}
 	t.countLocked(Group(e.login.From), -1, -len(e.host))
-	if !e.login.Done {
+	if !e.login.settled() {
 		close(e.changed)
 	}
 }
@@ -263,7 +280,7 @@ func (t *Table) Join(id string, m key.MachinePublic, k key.NodePublic) *Waiter {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.byID[id]
-	if !ok || e.login.Done || e.login.Registration.Machine != m || e.login.Registration.Key != k {
+	if !ok || e.login.settled() || e.login.Registration.Machine != m || e.login.Registration.Key != k {
 		return nil
 	}
 	if len(e.waiters) >= t.limits.PerLogin {
@@ -294,7 +311,7 @@ func (t *Table) leaveLocked(w *Waiter) {
 }
 
 // Wait returns once the login is approved or forgotten, or when the waiter must leave for
-// another, with what the device asked for; or with ctx's error.
+// another, with what the device asked for; or with ctx's error, or Denied if the login was rejected.
 func (w *Waiter) Wait(ctx context.Context) (tailnet.Registration, error) {
 	var err error
 	select {
@@ -306,6 +323,9 @@ func (w *Waiter) Wait(ctx context.Context) (tailnet.Registration, error) {
 	w.table.mu.Lock()
 	defer w.table.mu.Unlock()
 	w.table.leaveLocked(w)
+	if err == nil && !w.entry.login.Rejected.IsZero() {
+		err = errRejected
+	}
 	if err != nil {
 		return tailnet.Registration{}, err
 	}
@@ -320,14 +340,31 @@ func (t *Table) Complete(id string, approve func(tailnet.Registration) error) er
 		return err
 	}
 	err = approve(e.Login().Registration) // it does not change while busy
+	t.settle(e, err == nil, func(l *Login) { l.Done = true })
+	return err
+}
+
+// Reject turns the device away if allow, which is told what it asked for, returns nil. Otherwise the login goes
+// on waiting.
+func (t *Table) Reject(id string, allow func(tailnet.Registration) error) error {
+	e, err := t.claim(id)
+	if err != nil {
+		return err
+	}
+	err = allow(e.Login().Registration)
+	t.settle(e, err == nil, func(l *Login) { l.Rejected = t.now() })
+	return err
+}
+
+// settle ends a claim and, if it led to something, the waiting.
+func (t *Table) settle(e *entry, decided bool, note func(*Login)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e.busy = false
-	if err == nil {
-		e.login.Done = true
+	if decided {
+		note(&e.login)
 		close(e.changed)
 	}
-	return err
 }
 
 func (t *Table) claim(id string) (*entry, error) {
@@ -340,8 +377,10 @@ func (t *Table) claim(id string) (*entry, error) {
 		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under the ID %.40q: it may have expired or been approved long ago; run `tailscale up` on the device and use the ID of the page that it opens", id)
 	case e.login.Done:
 		return nil, tailnet.Errorf(tailnet.Conflict, "this device was approved already")
+	case e.login.settled():
+		return nil, tailnet.Errorf(tailnet.Conflict, "this device was turned away already; it can ask again in an hour, or after `tailscale logout`")
 	case e.busy:
-		return nil, tailnet.Errorf(tailnet.Conflict, "this device is just being approved")
+		return nil, tailnet.Errorf(tailnet.Conflict, "somebody else is just deciding about this device")
 	}
 	e.busy = true
 	return e, nil
@@ -355,7 +394,7 @@ func (t *Table) List(most int) (list []Login, more int) {
 	t.expireLocked()
 	for el := t.order.Back(); el != nil; el = el.Prev() {
 		switch e := el.Value.(*entry); {
-		case e.login.Done:
+		case e.login.settled():
 		case len(list) < most:
 			list = append(list, e.Login())
 		default:

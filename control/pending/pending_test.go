@@ -383,3 +383,51 @@ func TestGroup(t *testing.T) {
 		}
 	}
 }
+
+// Who is turned away is told so at once, and for a while each time that it asks again.
+func TestReject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := pending.New(pending.Limits{}, time.Now)
+		r := device()
+		l := start(t, tab, r)
+		waiting := wait(t.Context(), tab, l.ID, r)
+		denied := errors.New("not you")
+		if err := tab.Reject(l.ID, func(tailnet.Registration) error { return denied }); err != denied {
+			t.Error(err)
+		}
+		if list, _ := tab.List(9); len(list) != 1 {
+			t.Error("a refused rejection ended the waiting")
+		}
+		allow := func(got tailnet.Registration) error {
+			if got.Machine != r.Machine || got.Hostinfo.Hostname != "laptop" {
+				t.Errorf("rejected %+v", got)
+			}
+			return nil
+		}
+		if err := tab.Reject(l.ID, allow); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-waiting; tailnet.CodeOf(err) != tailnet.Denied {
+			t.Errorf("who waited is told %v", err)
+		}
+		if err := tab.Reject(l.ID, allow); tailnet.CodeOf(err) != tailnet.Conflict {
+			t.Errorf("rejected twice: %v", err)
+		}
+		if err := tab.Complete(l.ID, allow); tailnet.CodeOf(err) != tailnet.Conflict {
+			t.Errorf("approved afterwards: %v", err)
+		}
+		if list, more := tab.List(9); len(list)+more > 0 {
+			t.Errorf("it is still listed: %v", list)
+		}
+		if _, _, err := tab.Start(r, from); tailnet.CodeOf(err) != tailnet.Denied {
+			t.Errorf("asking again: %v", err)
+		}
+		other := r
+		other.Key = device().Key
+		start(t, tab, other)
+		time.Sleep(time.Hour)
+		if l := start(t, tab, r); l.Rejected != (time.Time{}) || tab.Join(l.ID, r.Machine, r.Key) == nil {
+			t.Errorf("after an hour it gets %+v", l)
+		}
+	})
+}
