@@ -147,6 +147,7 @@ func (c checker) check() {
 	c.checkServerURL()
 	c.checkDERP()
 	c.checkDNS()
+	c.checkProviders()
 	c.checkAddresses("addresses.ipv4", c.Addresses.IPv4, tailscaleIPv4)
 	c.checkAddresses("addresses.ipv6", c.Addresses.IPv6, tailscaleIPv6)
 	if c.Nodes.EphemeralTimeout < time.Second && !c.broken("nodes.ephemeral_timeout") {

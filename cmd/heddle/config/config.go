@@ -70,6 +70,9 @@ type Config struct {
 	// What devices are told about each other.
 	Netmap Netmap `key:"netmap"`
 
+	// How people log in, to add devices by themselves. docs/oidc.md tells how to set providers up.
+	OIDC OIDC `key:"oidc"`
+
 	// Set tells for each key that was set where that was: "FILE:LINE" or the
 	// name of the variable. A key that is absent has its default.
 	Set map[string]string
@@ -340,6 +343,60 @@ type Nodes struct {
 	// After which time users' devices must log in again. 0 means never. Tagged
 	// devices never expire.
 	KeyExpiry time.Duration `key:"key_expiry"`
+}
+
+// OIDC is how people log in.
+type OIDC struct {
+	// Who becomes an owner of the network by logging in, by e-mail address. Unless somebody is
+	// named here, it is the first who logs in.
+	Owners []string `key:"owners" format:"email" example:"[admin@example.com]"`
+
+	// The OpenID Connect providers. The login page offers them in this order.
+	Providers []Provider `key:"providers" example:"[{name: google, label: Google, issuer: https://accounts.google.com, client_id: ID, client_secret: SECRET, allowed_domains: [example.com]}]"`
+}
+
+// Provider is an identity provider, and who may log in there: a person must satisfy every list that is not empty.
+type Provider struct {
+	// What it is called in URLs and in the audit log: small letters, digits, hyphens.
+	Name string `key:"name" format:"slug"`
+
+	// Its name for people, on the button of the login page.
+	Label string `key:"label" format:"text" default:"name"`
+
+	// Its issuer URL, exactly as it writes that itself.
+	Issuer string `key:"issuer" format:"issuer"`
+
+	// By what it knows heddle.
+	ClientID string `key:"client_id" format:"line"`
+
+	// The secret that goes with it.
+	ClientSecret Secret `key:"client_secret" default:"none: a public client"`
+
+	// What heddle asks for beside openid. Groups often need a scope of their own.
+	Scopes []string `key:"scopes" format:"line" default:"[profile, email]"`
+
+	// Further parameters of the URL that browsers are sent to, such as {hd: example.com}.
+	Params map[string]string `key:"params" format:"line" default:"none" example:"{hd: example.com}"`
+
+	// The domains of e-mail addresses that may log in.
+	AllowedDomains []string `key:"allowed_domains" format:"domain" default:"any"`
+
+	// The e-mail addresses that may log in.
+	AllowedUsers []string `key:"allowed_users" format:"email" default:"any"`
+
+	// The groups whose members may log in, as groups_claim has them; one of them suffices.
+	AllowedGroups []string `key:"allowed_groups" format:"line" default:"any"`
+
+	// The claim with a person's groups, which policies know as group:NAME: a name, or a
+	// path with dots such as realm_access.roles.
+	GroupsClaim string `key:"groups_claim" format:"line" default:"none"`
+
+	// The claim with a person's role: admin, network-admin, it-admin, billing-admin, auditor or member.
+	RoleClaim string `key:"role_claim" format:"line" default:"none"`
+
+	// Whether e-mail addresses count that the provider does not call verified. Only where people cannot choose
+	// theirs.
+	AllowUnverifiedEmail bool `key:"allow_unverified_email" default:"false"`
 }
 
 // Netmap is about the maps that devices get.

@@ -69,7 +69,7 @@ func (d decoder) decodeList(n *yaml.Node, dst reflect.Value, path string, k *key
 	dst.Set(list)
 }
 
-// decodeMap decodes a map whose keys are domains.
+// decodeMap decodes a map. Keys of lists are domains, those of single values names.
 func (d decoder) decodeMap(n *yaml.Node, dst reflect.Value, path string, k *key) {
 	if n.Kind != yaml.MappingNode {
 		d.failf(n, path, "must be written like %s", k.example)
@@ -78,7 +78,11 @@ func (d decoder) decodeMap(n *yaml.Node, dst reflect.Value, path string, k *key)
 	m := reflect.MakeMapWithSize(dst.Type(), len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, item := n.Content[i], n.Content[i+1]
-		domain, err := parseDomain(name.Value, scope{})
+		parse := parseDomain
+		if dst.Type().Elem().Kind() == reflect.String {
+			parse = parseParameter
+		}
+		domain, err := parse(name.Value, scope{})
 		if name.Kind != yaml.ScalarNode || err != nil {
 			d.failf(name, path, "%v", err)
 			continue
@@ -95,14 +99,16 @@ func (d decoder) decodeMap(n *yaml.Node, dst reflect.Value, path string, k *key)
 	dst.Set(m)
 }
 
-// decodeStruct decodes an element of a list that has keys of its own, all of
-// which must be there.
+// decodeStruct decodes an element of a list that has keys of its own. All but those whose tag says a default
+// must be there.
 func (d decoder) decodeStruct(n *yaml.Node, dst reflect.Value, path string) {
 	s := newSchema(dst.Type())
 	if n.Kind != yaml.MappingNode {
 		var names []string
 		for _, k := range s.keys {
-			names = append(names, k.path+": …")
+			if k.def == "" {
+				names = append(names, k.path+": …")
+			}
 		}
 		d.failf(n, path, "must be written like {%s}", strings.Join(names, ", "))
 		return
@@ -112,6 +118,16 @@ func (d decoder) decodeStruct(n *yaml.Node, dst reflect.Value, path string) {
 		name, item := n.Content[i], n.Content[i+1]
 		at := path + "." + shown(name.Value)
 		k := s.byPath[name.Value]
+		if base, ok := strings.CutSuffix(name.Value, "_file"); ok && k == nil && s.byPath[base] != nil && s.byPath[base].secret() {
+			k = s.byPath[base]
+			secret, err := d.secretIn(item, d.value)
+			if err != nil {
+				d.failf(name, at, "%v", err)
+				seen[k.path] = true
+				continue
+			}
+			item = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: secret, Line: item.Line}
+		}
 		switch {
 		case k == nil:
 			d.failf(name, at, "%s", s.unknown(name.Value))
@@ -123,7 +139,7 @@ func (d decoder) decodeStruct(n *yaml.Node, dst reflect.Value, path string) {
 		}
 	}
 	for _, k := range s.keys {
-		if !seen[k.path] {
+		if !seen[k.path] && k.def == "" {
 			d.failf(n, path, "%s is missing", k.path)
 		}
 	}

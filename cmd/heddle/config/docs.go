@@ -182,12 +182,34 @@ func Reference() []byte {
 		}
 		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s |\n", k.path, k.variable(), cell(defaultText(k, values), k), strings.ReplaceAll(meaning, "|", `\|`))
 	}
+	for _, k := range configSchema().keys {
+		if k.typ.Kind() == reflect.Slice && isSection(k.typ.Elem()) {
+			b.WriteString(elements(k, docs))
+		}
+	}
 	b.WriteString("\n## Other variables\n\nThese are no keys; the command line reads them.\n\n| variable | meaning |\n|---|---|\n")
 	for _, v := range commandVariables {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", v.name, v.doc)
 	}
 	b.WriteString("\nWhat Kubernetes sets for a Service called heddle (`HEDDLE_SERVICE_HOST`, `HEDDLE_PORT` …) is ignored.\n")
 	return []byte(b.String())
+}
+
+// elements is the reference of a list whose elements have keys.
+func elements(list *key, docs map[string]string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n## Elements of %s\n\n| key | default | meaning |\n|---|---|---|\n", list.path)
+	for _, k := range newSchema(list.typ.Elem()).keys {
+		meaning := docs[k.docName]
+		if k.example != "" {
+			meaning += " Example: `" + k.example + "`."
+		}
+		if k.secret() {
+			meaning += " A secret: also `" + k.path + "_file`."
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", k.path, cmp.Or(k.def, "must be set"), strings.ReplaceAll(meaning, "|", `\|`))
+	}
+	return b.String()
 }
 
 // cell shows a default: a value as code, words as they are.

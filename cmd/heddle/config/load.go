@@ -189,23 +189,30 @@ func (l *loader) set(k *key, v value) {
 
 // setSecretFile sets a secret from the file that v names.
 func (l *loader) setSecretFile(k *key, path string, v value) {
-	file, err := parsePath(v.node.Value, l.scope(v))
-	if v.node.Kind != yaml.ScalarNode || err != nil {
-		l.problem(v.where, v.line, path, "must be the path of a file that holds the secret")
-		return
-	}
-	text, err := readFile(file)
+	secret, err := l.secretIn(v.node, v)
 	if err != nil {
-		l.problem(v.where, v.line, path, "cannot read the secret: %v", err)
-		return
-	}
-	secret := strings.TrimSpace(string(text))
-	if secret == "" {
-		l.problem(v.where, v.line, path, "the file %s is empty: write the secret into it", file)
+		l.problem(v.where, v.line, path, "%v", err)
 		return
 	}
 	v.node = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: secret, Line: v.node.Line}
 	l.set(k, v)
+}
+
+// secretIn reads the file that n, a part of v, names.
+func (l *loader) secretIn(n *yaml.Node, v value) (string, error) {
+	file, err := parsePath(n.Value, l.scope(v))
+	if n.Kind != yaml.ScalarNode || err != nil {
+		return "", errors.New("must be the path of a file that holds the secret")
+	}
+	text, err := readFile(file)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the secret: %w", err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" {
+		return "", fmt.Errorf("the file %s is empty: write the secret into it", file)
+	}
+	return secret, nil
 }
 
 // decode fills dst, of the schema's type, from the raw values.

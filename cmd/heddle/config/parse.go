@@ -84,10 +84,13 @@ var formats = map[string]func(string, scope) (string, error){
 	"domain":     parseDomain,
 	"email":      parseEmail,
 	"host":       parseHost,
+	"issuer":     parseIssuer,
 	"label":      parseLabel,
+	"line":       parseLine,
 	"listen":     parseListen,
 	"nameserver": parseNameserver,
 	"path":       parsePath,
+	"slug":       parseSlug,
 	"text":       parseText,
 }
 
@@ -274,6 +277,50 @@ func parseLabel(text string, _ scope) (string, error) {
 func parseText(text string, _ scope) (string, error) {
 	if len(text) > 100 || strings.ContainsFunc(text, unicode.IsControl) {
 		return "", fmt.Errorf("%.60q must be one line of at most 100 bytes", text)
+	}
+	return text, nil
+}
+
+// parseLine takes what is for others to understand.
+func parseLine(text string, _ scope) (string, error) {
+	if text == "" {
+		return "", errEmpty
+	}
+	if len(text) > 1000 || strings.ContainsFunc(text, unicode.IsControl) {
+		return "", fmt.Errorf("%.60q must be one line of at most 1000 bytes", text)
+	}
+	return text, nil
+}
+
+var parameterName = regexp.MustCompile(`^[A-Za-z0-9_.~-]{1,100}$`)
+
+func parseParameter(text string, _ scope) (string, error) {
+	if !parameterName.MatchString(text) {
+		return "", fmt.Errorf("%.60q is not the name of a parameter: use letters, digits, and _ . - ~", text)
+	}
+	return text, nil
+}
+
+var slug = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+
+func parseSlug(text string, _ scope) (string, error) {
+	if !slug.MatchString(text) {
+		return "", fmt.Errorf("%.60q must be 1 to 32 small letters, digits and inner hyphens", text)
+	}
+	return text, nil
+}
+
+// parseIssuer keeps the text: providers write theirs with or without a final slash, and the two differ.
+func parseIssuer(text string, _ scope) (string, error) {
+	u, err := parseURL(text)
+	if err != nil {
+		return "", err
+	}
+	if u.RawQuery != "" {
+		return "", errors.New("must not hold a ?")
+	}
+	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		return "", fmt.Errorf("%.100q is not https: anybody on the way could log in as anybody", text)
 	}
 	return text, nil
 }

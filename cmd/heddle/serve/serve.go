@@ -91,6 +91,7 @@ func (s *server) openData(ctx context.Context) error {
 		OnlineGrace:      s.cfg.Nodes.OnlineGrace,
 		EphemeralTimeout: s.cfg.Nodes.EphemeralTimeout,
 		KeyExpiry:        s.cfg.Nodes.KeyExpiry,
+		Owners:           s.cfg.OIDC.Owners,
 		Log:              s.Log,
 	})
 	if err != nil {
@@ -113,6 +114,7 @@ func (s *server) build() error {
 		Maps:      s.maps,
 		NoiseKey:  noiseKey,
 		ServerURL: s.cfg.ServerURL,
+		Providers: s.providers(),
 		Log:       s.Log,
 	})
 	if s.cfg.DERP.Embedded.Enabled {

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func TestProviders(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "corp.secret")
+	if err := os.WriteFile(secret, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Parse(filepath.Join(dir, "heddle.yaml"), []byte(`
+oidc:
+  owners: [root@example.com]
+  providers:
+    - name: corp
+      label: Example Corp
+      issuer: https://id.example.com/realms/corp/
+      client_id: heddle
+      client_secret_file: corp.secret
+      scopes: [profile, email, groups]
+      params: {domain_hint: example.com}
+      allowed_domains: [Example.com]
+      allowed_groups: [staff, "cn=ops,dc=example"]
+      groups_claim: https://example.com/groups
+      role_claim: roles
+    - {name: test, issuer: "http://127.0.0.1:3000", client_id: x, allow_unverified_email: true}
+`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := OIDC{
+		Owners: []string{"root@example.com"},
+		Providers: []Provider{
+			{
+				Name: "corp", Label: "Example Corp", Issuer: "https://id.example.com/realms/corp/", ClientID: "heddle", ClientSecret: Secret{"s3cret"},
+				Scopes: []string{"profile", "email", "groups"}, Params: map[string]string{"domain_hint": "example.com"},
+				AllowedDomains: []string{"example.com"}, AllowedGroups: []string{"staff", "cn=ops,dc=example"},
+				GroupsClaim: "https://example.com/groups", RoleClaim: "roles",
+			},
+			{Name: "test", Issuer: "http://127.0.0.1:3000", ClientID: "x", AllowUnverifiedEmail: true},
+		},
+	}
+	if diff := cmp.Diff(want, cfg.OIDC, cmp.AllowUnexported(Secret{}), cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+	for _, w := range cfg.Warnings {
+		if strings.Contains(w, "oidc") {
+			t.Errorf("warning %q", w)
+		}
+	}
+}
+
+func TestBadProviders(t *testing.T) {
+	for _, tt := range []struct{ name, item, want string }{
+		{"not https", "{name: a, issuer: 'http://id.example.com', client_id: x}", `"http://id.example.com" is not https`},
+		{"no issuer", "{name: a, client_id: x}", "oidc.providers[0]: issuer is missing"},
+		{"no client", "{name: a, issuer: 'https://id.example.com'}", "oidc.providers[0]: client_id is missing"},
+		{"bad name", "{name: A/b, issuer: 'https://id.example.com', client_id: x}", `"A/b" must be 1 to 32 small letters`},
+		{"secret twice", "{name: a, issuer: 'https://id.example.com', client_id: x, client_secret: y, client_secret_file: f}", "client_secret_file"},
+		{"no secret file", "{name: a, issuer: 'https://id.example.com', client_id: x, client_secret_file: /nonexistent}", "cannot read the secret"},
+		{"groups without a claim", "{name: a, issuer: 'https://id.example.com', client_id: x, allowed_groups: [g]}", "allowed_groups needs groups_claim"},
+		{"same name", "{name: a, issuer: 'https://id.example.com', client_id: x}, {name: a, issuer: 'https://id.example.org', client_id: x}", "the name of number 1 of the list, too"},
+		{"unknown key", "{name: a, issuer: 'https://id.example.com', client_id: x, alowed_users: []}", "did you mean allowed_users?"},
+		{"bad parameter", "{name: a, issuer: 'https://id.example.com', client_id: x, params: {'a b': c}}", "is not the name of a parameter"},
+		{"bad domain", "{name: a, issuer: 'https://id.example.com', client_id: x, allowed_domains: ['@example.com']}", "is not a domain name"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("f.yaml", []byte("oidc: {providers: ["+tt.item+"]}"), nil)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestProvidersOfStrangers(t *testing.T) {
+	cfg, err := Parse("f.yaml", []byte("oidc: {providers: [{name: google, issuer: 'https://accounts.google.com', client_id: x}]}"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := strings.Join(cfg.Warnings, "\n"); !strings.Contains(all, "lets everybody with an account there in") || !strings.Contains(all, "the first person who logs in becomes owner") {
+		t.Errorf("warnings:\n%s", all)
+	}
+}
