@@ -184,8 +184,11 @@ func (s *Server) loginWithAuthKey(ctx context.Context, c *call, req *tailcfg.Reg
 // its old key, if it has one, until somebody has approved the new.
 func (s *Server) sendToPage(c *call, r tailnet.Registration) (*tailcfg.RegisterResponse, error) {
 	l, fresh, err := s.pending.Start(r, c.conn.Remote())
-	if err != nil {
+	switch {
+	case tailnet.CodeOf(err) == tailnet.Exhausted:
 		return nil, errBusy
+	case err != nil:
+		return nil, err
 	}
 	if fresh {
 		s.counts.logins[loginWaits].Add(1)
@@ -233,15 +236,30 @@ func (s *Server) welcome(snap *tailnet.Snapshot, m key.MachinePublic, k key.Node
 		login = tailcfg.Login{LoginName: u.Login(), DisplayName: u.Title(), ProfilePicURL: u.PictureURL}
 	}
 	login.ID = tailcfg.LoginID(user.ID)
-	return &tailcfg.RegisterResponse{User: user, Login: login, MachineAuthorized: true}, nil
+	return &tailcfg.RegisterResponse{User: user, Login: login, MachineAuthorized: !n.Pending}, nil
 }
 
 // Logins returns the logins that wait, the newest first and at most most of
 // them, and how many there are more.
 func (s *Server) Logins(most int) (list []pending.Login, more int) { return s.pending.List(most) }
 
-// Login returns one login by its ID, also for some time after it was completed.
-func (s *Server) Login(id string) (pending.Login, bool) { return s.pending.Get(id) }
+// Login returns one login by its ID, also for some time after it was completed, but not one that was rejected.
+func (s *Server) Login(id string) (pending.Login, bool) {
+	l, ok := s.pending.Get(id)
+	return l, ok && l.Rejected.IsZero()
+}
+
+// RejectLogin turns away the device that waits under an ID, and tells it. Errors are NotFound for an ID
+// that waits no more, Conflict for one that was decided, and Denied.
+func (s *Server) RejectLogin(ctx context.Context, a tailnet.Actor, id string) error {
+	return s.pending.Reject(id, func(r tailnet.Registration) error {
+		_, err := s.state.Update(ctx, a, func(tx *tailnet.Tx) error {
+			return tx.Record(tailnet.Write(tailnet.AreaDevices), "reject devices", "login.reject", "device "+r.Hostinfo.Hostname,
+				tailnet.Change{Field: "machine", From: r.Machine.ShortString()})
+		})
+		return err
+	})
+}
 
 // CompleteLogin admits the device that waits under a pending login's ID, as one of the user's. The device
 // learns it at once. Errors are NotFound for an ID that waits no more,
