@@ -52,6 +52,14 @@ func (logins) CompleteLogin(_ context.Context, _ tailnet.Actor, id string, _ tai
 	return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under %q", id)
 }
 
+func (logins) RejectLogin(_ context.Context, _ tailnet.Actor, id string) error {
+	return tailnet.Errorf(tailnet.NotFound, "no device waits under %q", id)
+}
+
+func (logins) DecideSSH(_ context.Context, _ tailnet.Actor, id string, _ bool) error {
+	return tailnet.Errorf(tailnet.NotFound, "no connection waits under %q", id)
+}
+
 // A world is a tailnet with its admin API.
 type world struct {
 	t     *testing.T

@@ -19,34 +19,42 @@ import (
 // errors.
 func (s *Server) unary(identify identifier) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+		defer func() { s.called(err) }()
 		defer s.recovered(info.FullMethod, &err)
 		ctx, cancel := context.WithTimeout(ctx, deadline)
 		defer cancel()
-		actor, err := identify(ctx)
-		if err != nil {
-			return nil, s.status(info.FullMethod, actor, err)
+		id, err := identify(ctx)
+		if err == nil {
+			err = s.mayUse(id.Actor, info.FullMethod)
 		}
-		resp, err = next(context.WithValue(ctx, actorKey{}, actor), req)
+		if err == nil {
+			id.Reason = reasonOf(ctx)
+			resp, err = next(withCaller(ctx, id), req)
+		}
 		if err != nil {
-			return nil, s.status(info.FullMethod, actor, err)
+			return nil, s.status(info.FullMethod, id.Actor, err)
 		}
 		return resp, nil
 	}
 }
 
-// stream is the same for streams, of which there is only the health watch.
+// stream is the same for streams, which have no deadline.
 func (s *Server) stream(identify identifier) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+		defer func() { s.called(err) }()
 		defer s.recovered(info.FullMethod, &err)
 		ctx, cancel := context.WithCancel(stream.Context())
 		defer cancel()
 		defer context.AfterFunc(s.ending, cancel)()
-		actor, err := identify(ctx)
-		if err != nil {
-			return s.status(info.FullMethod, actor, err)
+		id, err := identify(ctx)
+		if err == nil {
+			err = s.mayUse(id.Actor, info.FullMethod)
 		}
-		if err := next(srv, actorStream{stream, context.WithValue(ctx, actorKey{}, actor)}); err != nil {
-			return s.status(info.FullMethod, actor, err)
+		if err == nil {
+			err = next(srv, actorStream{stream, withCaller(ctx, id)})
+		}
+		if err != nil {
+			return s.status(info.FullMethod, id.Actor, err)
 		}
 		return nil
 	}
@@ -78,6 +86,14 @@ var grpcCodes = map[tailnet.Code]codes.Code{
 	tailnet.Denied:      codes.PermissionDenied,
 	tailnet.Exhausted:   codes.ResourceExhausted,
 	tailnet.Unavailable: codes.Unavailable,
+}
+
+// called counts a call that ended with err, a status.
+func (s *Server) called(err error) {
+	if s.opts.Debug.Called == nil {
+		return
+	}
+	s.opts.Debug.Called(status.Code(err).String())
 }
 
 // status makes the error that the caller is told, and logs what is our fault.

@@ -7,79 +7,89 @@ import (
 	"time"
 )
 
-const (
-	// failBurst calls without a valid key are answered and logged at once, and one more
-	// per failRefill: who mistypes a key is told, and a guesser gets nowhere.
-	failBurst  = 10
-	failRefill = 6 * time.Second
-	// maxFailing bounds the addresses that are remembered, since strangers
-	// fill this table: 4096 of them take some 300 kB. Beyond it, those that have been
-	// quiet longest are forgotten.
-	maxFailing = 4096
+// A pace is how many may come at once, and after what time one more.
+type pace struct {
+	burst  int
+	refill time.Duration
+}
+
+var (
+	// failPace is for calls without a valid key: who mistypes a key is told, and a
+	// guesser gets nowhere.
+	failPace = pace{10, 6 * time.Second}
+	// keyPace and addrPace are for calls with one. A program that lists thousands of
+	// nodes in pages does not notice them; one that runs wild does, before the clients do.
+	keyPace  = pace{1000, 10 * time.Millisecond}
+	addrPace = pace{2000, 5 * time.Millisecond}
 )
 
-// limiter counts failures per address. An IPv6 /64, which is what one site
-// has, counts as one address.
-type limiter struct {
+// maxOwing bounds the parties that are remembered, since strangers
+// fill such a table: 4096 of them take some 300 kB. Beyond it, those that have been
+// quiet longest are forgotten.
+const maxOwing = 4096
+
+// limiter counts what each party did lately.
+type limiter[K comparable] struct {
+	pace
 	mu    sync.Mutex
-	fail  map[netip.Addr]*list.Element
-	order *list.List // of *failing, the one that failed last at the back
+	owing map[K]*list.Element
+	order *list.List // of *owing[K], the one that did something last at the back
 }
 
-type failing struct {
-	addr netip.Addr
-	failures
+type owing[K comparable] struct {
+	party K
+	debt
 }
 
-// failures of one address. The debt shrinks by one every failRefill.
-type failures struct {
-	debt  int
-	since time.Time // debt was exact then
+// debt of one party. It shrinks by one every refill.
+type debt struct {
+	count int
+	since time.Time // count was exact then
 }
 
-func newLimiter() *limiter {
-	return &limiter{fail: map[netip.Addr]*list.Element{}, order: list.New()}
+func newLimiter[K comparable](p pace) *limiter[K] {
+	return &limiter[K]{pace: p, owing: map[K]*list.Element{}, order: list.New()}
 }
 
-// allow reports whether addr may still fail.
-func (l *limiter) allow(addr netip.Addr, now time.Time) bool {
+// allow reports whether the party may do it once more.
+func (l *limiter[K]) allow(party K, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e, ok := l.fail[site(addr)]
-	return !ok || e.Value.(*failing).at(now).debt < failBurst
+	e, ok := l.owing[party]
+	return !ok || e.Value.(*owing[K]).at(now, l.refill).count < l.burst
 }
 
-// add notes a failure of addr, and reports whether it is the first for a while
+// add notes that the party did it, and reports whether it is the first time for a while
 // or the last that is let through: those are worth a line in the log.
-func (l *limiter) add(addr netip.Addr, now time.Time) (tell bool) {
+func (l *limiter[K]) add(party K, now time.Time) (tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	addr = site(addr)
-	e, ok := l.fail[addr]
+	e, ok := l.owing[party]
 	if !ok {
-		if len(l.fail) >= maxFailing {
+		if len(l.owing) >= maxOwing {
 			quiet := l.order.Front()
-			delete(l.fail, l.order.Remove(quiet).(*failing).addr)
+			delete(l.owing, l.order.Remove(quiet).(*owing[K]).party)
 		}
-		e = l.order.PushBack(&failing{addr: addr})
-		l.fail[addr] = e
+		e = l.order.PushBack(&owing[K]{party: party})
+		l.owing[party] = e
 	}
 	l.order.MoveToBack(e)
-	f := e.Value.(*failing)
-	f.failures = f.at(now)
-	f.debt++
-	return f.debt == 1 || f.debt == failBurst
+	o := e.Value.(*owing[K])
+	o.debt = o.at(now, l.refill)
+	o.count++
+	return o.count == 1 || o.count == l.burst
 }
 
-// at returns f as it is at now.
-func (f failures) at(now time.Time) failures {
-	paid := int(max(0, now.Sub(f.since)) / failRefill)
-	if paid >= f.debt {
-		return failures{since: now}
+// at returns the debt as it is at now.
+func (d debt) at(now time.Time, refill time.Duration) debt {
+	paid := int(max(0, now.Sub(d.since)) / refill)
+	if paid >= d.count {
+		return debt{since: now}
 	}
-	return failures{debt: f.debt - paid, since: f.since.Add(time.Duration(paid) * failRefill)}
+	return debt{count: d.count - paid, since: d.since.Add(time.Duration(paid) * refill)}
 }
 
+// site is what counts as one address: of IPv6 the /64 that one customer has.
 func site(addr netip.Addr) netip.Addr {
 	if addr.Is6() {
 		p, _ := addr.Prefix(64)

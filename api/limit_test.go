@@ -9,20 +9,20 @@ import (
 )
 
 func TestLimiterIsBounded(t *testing.T) {
-	l, now := newLimiter(), time.Unix(1_000_000, 0)
+	l, now := newLimiter[netip.Addr](failPace), time.Unix(1_000_000, 0)
 	addr := func(i uint32) netip.Addr {
 		return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, i)))
 	}
-	for i := range uint32(3 * maxFailing) {
+	for i := range uint32(3 * maxOwing) {
 		now = now.Add(time.Millisecond)
 		l.add(addr(i), now)
-		if len(l.fail) > maxFailing {
-			t.Fatalf("%d addresses are remembered", len(l.fail))
+		if len(l.owing) > maxOwing {
+			t.Fatalf("%d addresses are remembered", len(l.owing))
 		}
 	}
 	// Those who fail on are not forgotten for newcomers.
 	loud := netip.MustParseAddr("198.51.100.1")
-	for i := range uint32(2 * maxFailing) {
+	for i := range uint32(2 * maxOwing) {
 		now = now.Add(time.Millisecond)
 		l.add(addr(i), now)
 		l.add(loud, now)

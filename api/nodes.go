@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -195,6 +196,22 @@ func parsePrefixes(list []string) ([]netip.Prefix, error) {
 func (s nodes) RegisterNode(ctx context.Context, req *v1.RegisterNodeRequest) (*v1.RegisterNodeResponse, error) {
 	n, err := s.admit(ctx, req.GetUser(), req.GetKey())
 	return &v1.RegisterNodeResponse{Node: n}, err
+}
+
+func (s nodes) BackfillNodeIPs(ctx context.Context, req *v1.BackfillNodeIPsRequest) (*v1.BackfillNodeIPsResponse, error) {
+	if !req.GetConfirmed() {
+		return nil, tailnet.Errorf(tailnet.Invalid, "confirmed must be set: nodes are sent their new addresses at once")
+	}
+	resp := &v1.BackfillNodeIPsResponse{}
+	_, err := s.update(ctx, func(tx *tailnet.Tx) error {
+		resp.Changes = nil // the function may run again
+		filled, err := tx.BackfillAddresses()
+		for _, n := range filled {
+			resp.Changes = append(resp.Changes, fmt.Sprintf("node %d (%s) has the addresses %s and %s", n.ID, n.Name, n.Addrs.V4, n.Addrs.V6))
+		}
+		return err
+	})
+	return resp, err
 }
 
 func (s nodes) ListRoutes(ctx context.Context, req *v1.ListRoutesRequest) (*v1.ListRoutesResponse, error) {

@@ -12,12 +12,16 @@ import (
 	"strings"
 	"time"
 
+	"heddle/api/news"
+	"heddle/api/rest"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 )
 
@@ -31,22 +35,6 @@ const (
 	// stopGrace is how long Serve lets calls finish when it is to stop.
 	stopGrace = 3 * time.Second
 )
-
-// Pending are the logins that wait for a person's approval.
-type Pending interface {
-	// CompleteLogin admits the device that waits under id as a node of user and
-	// lets its client know. NotFound if none waits under that id.
-	CompleteLogin(ctx context.Context, actor tailnet.Actor, id string, user tailnet.UserID, m tailnet.Method) (*tailnet.Node, error)
-}
-
-// Login is a device that waits for approval.
-type Login struct {
-	ID           string
-	Hostname, OS string // as the device says
-	Machine      string // short form of its key
-	From         netip.Addr
-	Started      time.Time
-}
 
 // Part is one part of the server in a health report.
 type Part struct {
@@ -79,21 +67,32 @@ type Options struct {
 	Health func(context.Context) []Part
 	// Streams returns the open map streams; nil means that there are none.
 	Streams func() []Stream
-	Version Version
-	Log     *slog.Logger     // nil discards
-	Now     func() time.Time // nil means time.Now
+	Debug   Debug
+	// Audit has what was changed; nil: nothing is known.
+	Audit AuditLog
+	// Deliveries tells how the receiver of a webhook does, by its ID; nil where nothing is delivered.
+	Deliveries func(id string) Delivery
+	Version    Version
+	Log        *slog.Logger     // nil discards
+	Now        func() time.Time // nil means time.Now
 }
 
 // Server serves the admin API.
 type Server struct {
 	opts   Options
 	log    *slog.Logger
-	failed *limiter
+	failed *limiter[netip.Addr]
+	byKey  *limiter[tailnet.APIKeyID]
+	byAddr *limiter[netip.Addr]
 	health *health.Server
-	remote *grpc.Server  // for Handler; owns no listener
-	turns  chan struct{} // of work that takes long
+	remote *grpc.Server // for Handler; owns no listener
+	// streams are the methods that go on until the caller has enough.
+	streams map[string]bool
+	turns   chan struct{} // of work that takes long
 	// readers are the turns that those who may only read can have.
-	readers chan struct{}
+	readers  chan struct{}
+	watchers chan struct{} // turns of streams
+	places   *news.Places
 
 	// ending ends when the server is to stop, and with it the streams: calls
 	// end by themselves.
@@ -109,9 +108,17 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{opts: o, log: o.Log, failed: newLimiter(), health: health.NewServer(), turns: make(chan struct{}, maxBusy), readers: make(chan struct{}, maxBusy-1)}
+	s := &Server{opts: o, log: o.Log, health: health.NewServer(), turns: make(chan struct{}, maxBusy), readers: make(chan struct{}, maxBusy-1)}
+	s.watchers, s.places = make(chan struct{}, maxWatchers), news.NewPlaces()
+	s.failed, s.byAddr, s.byKey = newLimiter[netip.Addr](failPace), newLimiter[netip.Addr](addrPace), newLimiter[tailnet.APIKeyID](keyPace)
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.remote = s.newGRPC(knownActor)
+	s.streams = map[string]bool{}
+	for service, info := range s.remote.GetServiceInfo() {
+		for _, m := range info.Methods {
+			s.streams["/"+service+"/"+m.Name] = m.IsServerStream
+		}
+	}
 	return s
 }
 
@@ -125,6 +132,7 @@ func (s *Server) newGRPC(identify identifier, opts ...grpc.ServerOption) *grpc.S
 	)...)
 	s.register(g)
 	healthv1.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
 	return g
 }
 
@@ -141,6 +149,9 @@ func (s *Server) register(to grpc.ServiceRegistrar) {
 	v1.RegisterDERPServiceServer(to, derp{Server: s})
 	v1.RegisterHealthServiceServer(to, healthOf{Server: s})
 	v1.RegisterDebugServiceServer(to, debugOf{Server: s})
+	v1.RegisterAuditServiceServer(to, audit{Server: s})
+	v1.RegisterWebhookServiceServer(to, webhooks{Server: s})
+	v1.RegisterWatchServiceServer(to, watches{Server: s})
 }
 
 // ServeSocket serves l, a unix socket, until ctx ends, and closes it. Whoever
@@ -180,15 +191,37 @@ func (s *Server) Handler(next http.Handler) http.Handler {
 		}
 		// grpc reads the whole message before its interceptors run, which is too
 		// much to do for a stranger.
-		actor, err := s.remoteActor(r)
+		id, err := s.remoteActor(r)
 		if err != nil {
-			refuse(w, s.status(r.URL.Path, actor, err))
+			refuse(w, s.status(r.URL.Path, id.Actor, err))
 			return
 		}
 		// Not supported by every ResponseWriter; it only bounds a slow sender.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(deadline))
-		s.remote.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)))
+		rc := http.NewResponseController(w)
+		_ = rc.SetReadDeadline(time.Now().Add(deadline))
+		if s.streams[r.URL.Path] {
+			_, _ = rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{})
+		}
+		s.remote.ServeHTTP(w, r.WithContext(withCaller(r.Context(), id)))
 	})
+}
+
+// REST returns the handler of the paths below rest.Prefix, for the same callers and
+// with the same answers.
+func (s *Server) REST() (http.Handler, error) {
+	methods := &rest.Methods{Unary: s.unary(knownActor), Stream: s.stream(knownActor)}
+	s.register(methods)
+	return rest.New(rest.Options{Methods: methods, Identify: func(r *http.Request) (context.Context, error) {
+		id, err := s.remoteActor(r)
+		if err != nil {
+			return nil, s.status(r.URL.Path, id.Actor, err)
+		}
+		ctx := withCaller(r.Context(), id)
+		if reason := r.Header.Get(reasonHeader); reason != "" {
+			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(reasonHeader, reason))
+		}
+		return ctx, nil
+	}})
 }
 
 // refuse answers with an error alone, which gRPC calls Trailers-Only.

@@ -6,58 +6,8 @@ import (
 	"runtime"
 	"slices"
 
-	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 )
-
-type auth struct {
-	*Server
-	v1.UnimplementedAuthServiceServer
-}
-
-func (s auth) AuthRegister(ctx context.Context, req *v1.AuthRegisterRequest) (*v1.AuthRegisterResponse, error) {
-	n, err := s.admit(ctx, req.GetUser(), req.GetAuthId())
-	return &v1.AuthRegisterResponse{Node: n}, err
-}
-
-// admit lets the device that waits under id join as user's.
-func (s *Server) admit(ctx context.Context, user, id string) (*v1.Node, error) {
-	if id == "" || user == "" {
-		return nil, tailnet.Errorf(tailnet.Invalid, "give both the user and the ID (the code at the end of the URL) of the device's login page")
-	}
-	u, err := s.snapshot().ParseUserRef(user)
-	if err != nil {
-		return nil, err
-	}
-	if s.opts.Pending == nil {
-		return nil, tailnet.Errorf(tailnet.NotFound, "no device waits under this ID")
-	}
-	n, err := s.opts.Pending.CompleteLogin(ctx, actorOf(ctx), id, u.ID, tailnet.ByCLI)
-	if err != nil {
-		return nil, err
-	}
-	return s.protoNode(s.snapshot(), n), nil
-}
-
-// maxLogins bounds the devices that a list shows: strangers make them.
-const maxLogins = 500
-
-func (s auth) ListLogins(context.Context, *v1.ListLoginsRequest) (*v1.ListLoginsResponse, error) {
-	resp := &v1.ListLoginsResponse{}
-	if s.opts.Logins == nil {
-		return resp, nil
-	}
-	list, more := s.opts.Logins(maxLogins)
-	resp.Omitted = uint32(more)
-	for _, l := range list {
-		out := &v1.Login{AuthId: l.ID, Kind: "device", Hostname: l.Hostname, Os: l.OS, Machine: l.Machine, StartedAt: timestamp(l.Started)}
-		if l.From.IsValid() {
-			out.From = l.From.String()
-		}
-		resp.Logins = append(resp.Logins, out)
-	}
-	return resp, nil
-}
 
 type derp struct {
 	*Server

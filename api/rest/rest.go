@@ -82,6 +82,8 @@ func New(o Options) (*Handler, error) {
 		v1.RegisterSettingsServiceHandlerClient(ctx, h.mux, v1.NewSettingsServiceClient(o.Methods)),
 		v1.RegisterDERPServiceHandlerClient(ctx, h.mux, v1.NewDERPServiceClient(o.Methods)),
 		v1.RegisterDebugServiceHandlerClient(ctx, h.mux, v1.NewDebugServiceClient(o.Methods)),
+		v1.RegisterAuditServiceHandlerClient(ctx, h.mux, v1.NewAuditServiceClient(o.Methods)),
+		v1.RegisterWebhookServiceHandlerClient(ctx, h.mux, v1.NewWebhookServiceClient(o.Methods)),
 	)
 	return h, err
 }
@@ -113,8 +115,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r = r.WithContext(context.WithValue(ctx, callKey{}, in))
 	r.Body = in
-	if r.URL.Path == Prefix+"/watch" && r.Method == http.MethodGet {
-		h.watch(w, r)
+	if s, ok := streams[r.URL.Path]; ok && r.Method == http.MethodGet {
+		h.stream(w, r, s)
 		return
 	}
 	h.mux.ServeHTTP(w, r)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"heddle/policy"
+
 	"go4.org/netipx"
 	"tailscale.com/net/tsaddr"
 )
@@ -105,6 +107,38 @@ func (a *allocator) next(s *Snapshot, within []netip.Prefix) (Addrs, error) {
 		return Addrs{}, Errorf(Exhausted, "all addresses of this tailnet are given out; the admin can widen addresses.ipv4 and addresses.ipv6 in the config")
 	}
 	return Addrs{v4, v6}, nil
+}
+
+// BackfillAddresses gives an address to every node that lacks one of a family, as
+// nodes from elsewhere may, and returns those that did.
+func (tx *Tx) BackfillAddresses() ([]*Node, error) {
+	if err := tx.may(Write(AreaDevices), "give nodes addresses"); err != nil {
+		return nil, err
+	}
+	var filled []*Node
+	for n := range tx.snap.Nodes() {
+		if n.Addrs.V4.IsValid() && n.Addrs.V6.IsValid() {
+			continue
+		}
+		var within []netip.Prefix
+		if p := tx.snap.policy; needs(p.Doc, "nodeAttrs ipPool") {
+			within = p.Compiled.IPPool(policy.NodeID(n.ID))
+		}
+		fresh, err := tx.state.alloc.next(&tx.snap, within)
+		if err != nil {
+			return nil, err
+		}
+		out := n.clone()
+		if !n.Addrs.V4.IsValid() {
+			out.Addrs.V4 = fresh.V4
+		}
+		if !n.Addrs.V6.IsValid() {
+			out.Addrs.V6 = fresh.V6
+		}
+		tx.edit("node.address", n, out)
+		filled = append(filled, out)
+	}
+	return filled, nil
 }
 
 // within returns the part of the pool that lies in the prefixes.

@@ -191,17 +191,33 @@ func (s *Snapshot) NodesChangedSince(old *Snapshot) iter.Seq[NodeChange] {
 // UsersChangedSince yields the IDs of the users that differ from an older
 // snapshot. It costs nothing if none does, else a look at every user.
 func (s *Snapshot) UsersChangedSince(old *Snapshot) iter.Seq[UserID] {
-	return func(yield func(UserID) bool) {
-		if s.users.m == old.users.m {
+	return changedSince(s.users, old.users)
+}
+
+// AuthKeysChangedSince is the same for auth keys.
+func (s *Snapshot) AuthKeysChangedSince(old *Snapshot) iter.Seq[AuthKeyID] {
+	return changedSince(s.authKeys, old.authKeys)
+}
+
+// APIKeysChangedSince is the same for API keys.
+func (s *Snapshot) APIKeysChangedSince(old *Snapshot) iter.Seq[APIKeyID] {
+	return changedSince(s.apiKeys, old.apiKeys)
+}
+
+// changedSince yields the IDs of what differs between two tables.
+func changedSince[ID cmp.Ordered, T comparable](now, old sorted[ID, T]) iter.Seq[ID] {
+	return func(yield func(ID) bool) {
+		if now.m == old.m {
 			return
 		}
-		for u := range s.Users() {
-			if old.User(u.ID) != u && !yield(u.ID) {
+		for it := now.m.Iterator(); !it.Done(); {
+			if id, v, _ := it.Next(); old.get(id) != v && !yield(id) {
 				return
 			}
 		}
-		for u := range old.Users() {
-			if s.User(u.ID) == nil && !yield(u.ID) {
+		for it := old.m.Iterator(); !it.Done(); {
+			id, _, _ := it.Next()
+			if _, lives := now.m.Get(id); !lives && !yield(id) {
 				return
 			}
 		}

@@ -377,7 +377,8 @@ type Login struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What AuthRegister, AuthApprove and AuthReject want, and the end of the URL of
 	// its page.
-	AuthId   string `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
+	AuthId string `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
+	// Of an SSH connection: the name of the node that it comes from.
 	Hostname string `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Os       string `protobuf:"bytes,3,opt,name=os,proto3" json:"os,omitempty"`
 	// The address that it asked from; empty if unknown.

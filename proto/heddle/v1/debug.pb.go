@@ -302,6 +302,375 @@ func (x *FleetStream) GetBytesSent() uint64 {
 	return 0
 }
 
+type GetNetmapRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID, name or address.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNetmapRequest) Reset() {
+	*x = GetNetmapRequest{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNetmapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNetmapRequest) ProtoMessage() {}
+
+func (x *GetNetmapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNetmapRequest.ProtoReflect.Descriptor instead.
+func (*GetNetmapRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetNetmapRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type GetNetmapResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Whether the node has a map stream. Without one the map is as for its last known client,
+	// and there is no delta.
+	Connected bool `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Capability version that the map is for.
+	CapabilityVersion uint32 `protobuf:"varint,3,opt,name=capability_version,json=capabilityVersion,proto3" json:"capability_version,omitempty"`
+	// Number of the state that the map shows. Counts from the start of the server.
+	Snapshot uint64 `protobuf:"varint,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// Number of the state that the node was sent last; 0 if none.
+	Sent uint64         `protobuf:"varint,5,opt,name=sent,proto3" json:"sent,omitempty"`
+	Full *NetmapMessage `protobuf:"bytes,6,opt,name=full,proto3" json:"full,omitempty"`
+	// What the node has yet to be sent; unset if that is nothing.
+	Delta         *NetmapMessage `protobuf:"bytes,7,opt,name=delta,proto3" json:"delta,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNetmapResponse) Reset() {
+	*x = GetNetmapResponse{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNetmapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNetmapResponse) ProtoMessage() {}
+
+func (x *GetNetmapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNetmapResponse.ProtoReflect.Descriptor instead.
+func (*GetNetmapResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetNetmapResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *GetNetmapResponse) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *GetNetmapResponse) GetCapabilityVersion() uint32 {
+	if x != nil {
+		return x.CapabilityVersion
+	}
+	return 0
+}
+
+func (x *GetNetmapResponse) GetSnapshot() uint64 {
+	if x != nil {
+		return x.Snapshot
+	}
+	return 0
+}
+
+func (x *GetNetmapResponse) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *GetNetmapResponse) GetFull() *NetmapMessage {
+	if x != nil {
+		return x.Full
+	}
+	return nil
+}
+
+func (x *GetNetmapResponse) GetDelta() *NetmapMessage {
+	if x != nil {
+		return x.Delta
+	}
+	return nil
+}
+
+// One message of a map stream.
+type NetmapMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// On the wire, before encryption: length and payload.
+	Wire []byte `protobuf:"bytes,1,opt,name=wire,proto3" json:"wire,omitempty"`
+	// The payload decoded: a MapResponse of the Tailscale protocol.
+	Json          string `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetmapMessage) Reset() {
+	*x = NetmapMessage{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetmapMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetmapMessage) ProtoMessage() {}
+
+func (x *NetmapMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetmapMessage.ProtoReflect.Descriptor instead.
+func (*NetmapMessage) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NetmapMessage) GetWire() []byte {
+	if x != nil {
+		return x.Wire
+	}
+	return nil
+}
+
+func (x *NetmapMessage) GetJson() string {
+	if x != nil {
+		return x.Json
+	}
+	return ""
+}
+
+type GetLogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLogLevelRequest) Reset() {
+	*x = GetLogLevelRequest{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLogLevelRequest) ProtoMessage() {}
+
+func (x *GetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*GetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{7}
+}
+
+type GetLogLevelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// debug, info, warn or error.
+	Level         string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLogLevelResponse) Reset() {
+	*x = GetLogLevelResponse{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLogLevelResponse) ProtoMessage() {}
+
+func (x *GetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*GetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetLogLevelResponse) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type SetLogLevelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// debug, info, warn or error.
+	Level         string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SetLogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type SetLogLevelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The level before.
+	Previous      string `protobuf:"bytes,1,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelResponse) Reset() {
+	*x = SetLogLevelResponse{}
+	mi := &file_heddle_v1_debug_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelResponse) ProtoMessage() {}
+
+func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_debug_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*SetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_debug_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SetLogLevelResponse) GetPrevious() string {
+	if x != nil {
+		return x.Previous
+	}
+	return ""
+}
+
 var File_heddle_v1_debug_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_debug_proto_rawDesc = "" +
@@ -328,9 +697,32 @@ const file_heddle_v1_debug_proto_rawDesc = "" +
 	"\x03lag\x18\x04 \x01(\x04R\x03lag\x12\x18\n" +
 	"\awaiting\x18\x05 \x01(\bR\awaiting\x12\x1d\n" +
 	"\n" +
-	"bytes_sent\x18\x06 \x01(\x04R\tbytesSent2S\n" +
+	"bytes_sent\x18\x06 \x01(\x04R\tbytesSent\"&\n" +
+	"\x10GetNetmapRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x87\x02\n" +
+	"\x11GetNetmapResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1c\n" +
+	"\tconnected\x18\x02 \x01(\bR\tconnected\x12-\n" +
+	"\x12capability_version\x18\x03 \x01(\rR\x11capabilityVersion\x12\x1a\n" +
+	"\bsnapshot\x18\x04 \x01(\x04R\bsnapshot\x12\x12\n" +
+	"\x04sent\x18\x05 \x01(\x04R\x04sent\x12,\n" +
+	"\x04full\x18\x06 \x01(\v2\x18.heddle.v1.NetmapMessageR\x04full\x12.\n" +
+	"\x05delta\x18\a \x01(\v2\x18.heddle.v1.NetmapMessageR\x05delta\"7\n" +
+	"\rNetmapMessage\x12\x12\n" +
+	"\x04wire\x18\x01 \x01(\fR\x04wire\x12\x12\n" +
+	"\x04json\x18\x02 \x01(\tR\x04json\"\x14\n" +
+	"\x12GetLogLevelRequest\"+\n" +
+	"\x13GetLogLevelResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"*\n" +
+	"\x12SetLogLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"1\n" +
+	"\x13SetLogLevelResponse\x12\x1a\n" +
+	"\bprevious\x18\x01 \x01(\tR\bprevious2\xb7\x02\n" +
 	"\fDebugService\x12C\n" +
-	"\bGetFleet\x12\x1a.heddle.v1.GetFleetRequest\x1a\x1b.heddle.v1.GetFleetResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\bGetFleet\x12\x1a.heddle.v1.GetFleetRequest\x1a\x1b.heddle.v1.GetFleetResponse\x12F\n" +
+	"\tGetNetmap\x12\x1b.heddle.v1.GetNetmapRequest\x1a\x1c.heddle.v1.GetNetmapResponse\x12L\n" +
+	"\vGetLogLevel\x12\x1d.heddle.v1.GetLogLevelRequest\x1a\x1e.heddle.v1.GetLogLevelResponse\x12L\n" +
+	"\vSetLogLevel\x12\x1d.heddle.v1.SetLogLevelRequest\x1a\x1e.heddle.v1.SetLogLevelResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_debug_proto_rawDescOnce sync.Once
@@ -344,23 +736,38 @@ func file_heddle_v1_debug_proto_rawDescGZIP() []byte {
 	return file_heddle_v1_debug_proto_rawDescData
 }
 
-var file_heddle_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_heddle_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_heddle_v1_debug_proto_goTypes = []any{
-	(*GetFleetRequest)(nil),  // 0: heddle.v1.GetFleetRequest
-	(*GetFleetResponse)(nil), // 1: heddle.v1.GetFleetResponse
-	(*CapabilityCount)(nil),  // 2: heddle.v1.CapabilityCount
-	(*FleetStream)(nil),      // 3: heddle.v1.FleetStream
+	(*GetFleetRequest)(nil),     // 0: heddle.v1.GetFleetRequest
+	(*GetFleetResponse)(nil),    // 1: heddle.v1.GetFleetResponse
+	(*CapabilityCount)(nil),     // 2: heddle.v1.CapabilityCount
+	(*FleetStream)(nil),         // 3: heddle.v1.FleetStream
+	(*GetNetmapRequest)(nil),    // 4: heddle.v1.GetNetmapRequest
+	(*GetNetmapResponse)(nil),   // 5: heddle.v1.GetNetmapResponse
+	(*NetmapMessage)(nil),       // 6: heddle.v1.NetmapMessage
+	(*GetLogLevelRequest)(nil),  // 7: heddle.v1.GetLogLevelRequest
+	(*GetLogLevelResponse)(nil), // 8: heddle.v1.GetLogLevelResponse
+	(*SetLogLevelRequest)(nil),  // 9: heddle.v1.SetLogLevelRequest
+	(*SetLogLevelResponse)(nil), // 10: heddle.v1.SetLogLevelResponse
 }
 var file_heddle_v1_debug_proto_depIdxs = []int32{
-	2, // 0: heddle.v1.GetFleetResponse.capability_versions:type_name -> heddle.v1.CapabilityCount
-	3, // 1: heddle.v1.GetFleetResponse.list:type_name -> heddle.v1.FleetStream
-	0, // 2: heddle.v1.DebugService.GetFleet:input_type -> heddle.v1.GetFleetRequest
-	1, // 3: heddle.v1.DebugService.GetFleet:output_type -> heddle.v1.GetFleetResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: heddle.v1.GetFleetResponse.capability_versions:type_name -> heddle.v1.CapabilityCount
+	3,  // 1: heddle.v1.GetFleetResponse.list:type_name -> heddle.v1.FleetStream
+	6,  // 2: heddle.v1.GetNetmapResponse.full:type_name -> heddle.v1.NetmapMessage
+	6,  // 3: heddle.v1.GetNetmapResponse.delta:type_name -> heddle.v1.NetmapMessage
+	0,  // 4: heddle.v1.DebugService.GetFleet:input_type -> heddle.v1.GetFleetRequest
+	4,  // 5: heddle.v1.DebugService.GetNetmap:input_type -> heddle.v1.GetNetmapRequest
+	7,  // 6: heddle.v1.DebugService.GetLogLevel:input_type -> heddle.v1.GetLogLevelRequest
+	9,  // 7: heddle.v1.DebugService.SetLogLevel:input_type -> heddle.v1.SetLogLevelRequest
+	1,  // 8: heddle.v1.DebugService.GetFleet:output_type -> heddle.v1.GetFleetResponse
+	5,  // 9: heddle.v1.DebugService.GetNetmap:output_type -> heddle.v1.GetNetmapResponse
+	8,  // 10: heddle.v1.DebugService.GetLogLevel:output_type -> heddle.v1.GetLogLevelResponse
+	10, // 11: heddle.v1.DebugService.SetLogLevel:output_type -> heddle.v1.SetLogLevelResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_debug_proto_init() }
@@ -374,7 +781,7 @@ func file_heddle_v1_debug_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_debug_proto_rawDesc), len(file_heddle_v1_debug_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DebugService_GetFleet_FullMethodName = "/heddle.v1.DebugService/GetFleet"
+	DebugService_GetFleet_FullMethodName    = "/heddle.v1.DebugService/GetFleet"
+	DebugService_GetNetmap_FullMethodName   = "/heddle.v1.DebugService/GetNetmap"
+	DebugService_GetLogLevel_FullMethodName = "/heddle.v1.DebugService/GetLogLevel"
+	DebugService_SetLogLevel_FullMethodName = "/heddle.v1.DebugService/SetLogLevel"
 )
 
 // DebugServiceClient is the client API for DebugService service.
@@ -30,6 +33,13 @@ const (
 type DebugServiceClient interface {
 	// Says how the map streams of the connected devices are doing.
 	GetFleet(ctx context.Context, in *GetFleetRequest, opts ...grpc.CallOption) (*GetFleetResponse, error)
+	// Returns the very bytes that a node would be sent now: its whole map, and what changed since
+	// it was sent something last.
+	GetNetmap(ctx context.Context, in *GetNetmapRequest, opts ...grpc.CallOption) (*GetNetmapResponse, error)
+	// Says how much the server's log has.
+	GetLogLevel(ctx context.Context, in *GetLogLevelRequest, opts ...grpc.CallOption) (*GetLogLevelResponse, error)
+	// Changes that until the server starts anew or reads its configuration.
+	SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error)
 }
 
 type debugServiceClient struct {
@@ -50,6 +60,36 @@ func (c *debugServiceClient) GetFleet(ctx context.Context, in *GetFleetRequest, 
 	return out, nil
 }
 
+func (c *debugServiceClient) GetNetmap(ctx context.Context, in *GetNetmapRequest, opts ...grpc.CallOption) (*GetNetmapResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetNetmapResponse)
+	err := c.cc.Invoke(ctx, DebugService_GetNetmap_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *debugServiceClient) GetLogLevel(ctx context.Context, in *GetLogLevelRequest, opts ...grpc.CallOption) (*GetLogLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetLogLevelResponse)
+	err := c.cc.Invoke(ctx, DebugService_GetLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *debugServiceClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLogLevelResponse)
+	err := c.cc.Invoke(ctx, DebugService_SetLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DebugServiceServer is the server API for DebugService service.
 // All implementations must embed UnimplementedDebugServiceServer
 // for forward compatibility.
@@ -58,6 +98,13 @@ func (c *debugServiceClient) GetFleet(ctx context.Context, in *GetFleetRequest, 
 type DebugServiceServer interface {
 	// Says how the map streams of the connected devices are doing.
 	GetFleet(context.Context, *GetFleetRequest) (*GetFleetResponse, error)
+	// Returns the very bytes that a node would be sent now: its whole map, and what changed since
+	// it was sent something last.
+	GetNetmap(context.Context, *GetNetmapRequest) (*GetNetmapResponse, error)
+	// Says how much the server's log has.
+	GetLogLevel(context.Context, *GetLogLevelRequest) (*GetLogLevelResponse, error)
+	// Changes that until the server starts anew or reads its configuration.
+	SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error)
 	mustEmbedUnimplementedDebugServiceServer()
 }
 
@@ -70,6 +117,15 @@ type UnimplementedDebugServiceServer struct{}
 
 func (UnimplementedDebugServiceServer) GetFleet(context.Context, *GetFleetRequest) (*GetFleetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetFleet not implemented")
+}
+func (UnimplementedDebugServiceServer) GetNetmap(context.Context, *GetNetmapRequest) (*GetNetmapResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetNetmap not implemented")
+}
+func (UnimplementedDebugServiceServer) GetLogLevel(context.Context, *GetLogLevelRequest) (*GetLogLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLogLevel not implemented")
+}
+func (UnimplementedDebugServiceServer) SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLogLevel not implemented")
 }
 func (UnimplementedDebugServiceServer) mustEmbedUnimplementedDebugServiceServer() {}
 func (UnimplementedDebugServiceServer) testEmbeddedByValue()                      {}
@@ -110,6 +166,60 @@ func _DebugService_GetFleet_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DebugService_GetNetmap_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetNetmapRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DebugServiceServer).GetNetmap(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DebugService_GetNetmap_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DebugServiceServer).GetNetmap(ctx, req.(*GetNetmapRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DebugService_GetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DebugServiceServer).GetLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DebugService_GetLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DebugServiceServer).GetLogLevel(ctx, req.(*GetLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DebugService_SetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DebugServiceServer).SetLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DebugService_SetLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DebugServiceServer).SetLogLevel(ctx, req.(*SetLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DebugService_ServiceDesc is the grpc.ServiceDesc for DebugService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -120,6 +230,18 @@ var DebugService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetFleet",
 			Handler:    _DebugService_GetFleet_Handler,
+		},
+		{
+			MethodName: "GetNetmap",
+			Handler:    _DebugService_GetNetmap_Handler,
+		},
+		{
+			MethodName: "GetLogLevel",
+			Handler:    _DebugService_GetLogLevel_Handler,
+		},
+		{
+			MethodName: "SetLogLevel",
+			Handler:    _DebugService_SetLogLevel_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

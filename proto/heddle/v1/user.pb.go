@@ -48,9 +48,7 @@ type User struct {
 	// With what the user logs in; none for a local user.
 	Identities []*Identity `protobuf:"bytes,11,rep,name=identities,proto3" json:"identities,omitempty"`
 	// Groups that the identity provider told of at the last login, sorted.
-	Groups []string `protobuf:"bytes,12,rep,name=groups,proto3" json:"groups,omitempty"`
-	// When the user last logged in; unset if they never did.
-	LastLogin     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_login,json=lastLogin,proto3" json:"last_login,omitempty"`
+	Groups        []string `protobuf:"bytes,12,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,13 +163,6 @@ func (x *User) GetIdentities() []*Identity {
 func (x *User) GetGroups() []string {
 	if x != nil {
 		return x.Groups
-	}
-	return nil
-}
-
-func (x *User) GetLastLogin() *timestamppb.Timestamp {
-	if x != nil {
-		return x.LastLogin
 	}
 	return nil
 }
@@ -1318,7 +1309,7 @@ var File_heddle_v1_user_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_user_proto_rawDesc = "" +
 	"\n" +
-	"\x14heddle/v1/user.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x03\n" +
+	"\x14heddle/v1/user.proto\x12\theddle.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x02\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
@@ -1336,9 +1327,7 @@ const file_heddle_v1_user_proto_rawDesc = "" +
 	"\n" +
 	"identities\x18\v \x03(\v2\x13.heddle.v1.IdentityR\n" +
 	"identities\x12\x16\n" +
-	"\x06groups\x18\f \x03(\tR\x06groups\x129\n" +
-	"\n" +
-	"last_login\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tlastLogin\"<\n" +
+	"\x06groups\x18\f \x03(\tR\x06groups\"<\n" +
 	"\bIdentity\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\"$\n" +
@@ -1459,46 +1448,45 @@ var file_heddle_v1_user_proto_goTypes = []any{
 var file_heddle_v1_user_proto_depIdxs = []int32{
 	24, // 0: heddle.v1.User.created_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: heddle.v1.User.identities:type_name -> heddle.v1.Identity
-	24, // 2: heddle.v1.User.last_login:type_name -> google.protobuf.Timestamp
-	0,  // 3: heddle.v1.GetUserResponse.user:type_name -> heddle.v1.User
-	0,  // 4: heddle.v1.CreateUserResponse.user:type_name -> heddle.v1.User
-	0,  // 5: heddle.v1.ListUsersResponse.users:type_name -> heddle.v1.User
-	0,  // 6: heddle.v1.RenameUserResponse.user:type_name -> heddle.v1.User
-	0,  // 7: heddle.v1.ApproveUserResponse.user:type_name -> heddle.v1.User
-	0,  // 8: heddle.v1.SuspendUserResponse.user:type_name -> heddle.v1.User
-	0,  // 9: heddle.v1.RestoreUserResponse.user:type_name -> heddle.v1.User
-	0,  // 10: heddle.v1.SetUserRoleResponse.user:type_name -> heddle.v1.User
-	1,  // 11: heddle.v1.LinkIdentityRequest.identity:type_name -> heddle.v1.Identity
-	0,  // 12: heddle.v1.LinkIdentityResponse.user:type_name -> heddle.v1.User
-	1,  // 13: heddle.v1.UnlinkIdentityRequest.identity:type_name -> heddle.v1.Identity
-	0,  // 14: heddle.v1.UnlinkIdentityResponse.user:type_name -> heddle.v1.User
-	2,  // 15: heddle.v1.UserService.GetUser:input_type -> heddle.v1.GetUserRequest
-	4,  // 16: heddle.v1.UserService.CreateUser:input_type -> heddle.v1.CreateUserRequest
-	6,  // 17: heddle.v1.UserService.ListUsers:input_type -> heddle.v1.ListUsersRequest
-	8,  // 18: heddle.v1.UserService.RenameUser:input_type -> heddle.v1.RenameUserRequest
-	10, // 19: heddle.v1.UserService.DeleteUser:input_type -> heddle.v1.DeleteUserRequest
-	12, // 20: heddle.v1.UserService.ApproveUser:input_type -> heddle.v1.ApproveUserRequest
-	14, // 21: heddle.v1.UserService.SuspendUser:input_type -> heddle.v1.SuspendUserRequest
-	16, // 22: heddle.v1.UserService.RestoreUser:input_type -> heddle.v1.RestoreUserRequest
-	18, // 23: heddle.v1.UserService.SetUserRole:input_type -> heddle.v1.SetUserRoleRequest
-	20, // 24: heddle.v1.UserService.LinkIdentity:input_type -> heddle.v1.LinkIdentityRequest
-	22, // 25: heddle.v1.UserService.UnlinkIdentity:input_type -> heddle.v1.UnlinkIdentityRequest
-	3,  // 26: heddle.v1.UserService.GetUser:output_type -> heddle.v1.GetUserResponse
-	5,  // 27: heddle.v1.UserService.CreateUser:output_type -> heddle.v1.CreateUserResponse
-	7,  // 28: heddle.v1.UserService.ListUsers:output_type -> heddle.v1.ListUsersResponse
-	9,  // 29: heddle.v1.UserService.RenameUser:output_type -> heddle.v1.RenameUserResponse
-	11, // 30: heddle.v1.UserService.DeleteUser:output_type -> heddle.v1.DeleteUserResponse
-	13, // 31: heddle.v1.UserService.ApproveUser:output_type -> heddle.v1.ApproveUserResponse
-	15, // 32: heddle.v1.UserService.SuspendUser:output_type -> heddle.v1.SuspendUserResponse
-	17, // 33: heddle.v1.UserService.RestoreUser:output_type -> heddle.v1.RestoreUserResponse
-	19, // 34: heddle.v1.UserService.SetUserRole:output_type -> heddle.v1.SetUserRoleResponse
-	21, // 35: heddle.v1.UserService.LinkIdentity:output_type -> heddle.v1.LinkIdentityResponse
-	23, // 36: heddle.v1.UserService.UnlinkIdentity:output_type -> heddle.v1.UnlinkIdentityResponse
-	26, // [26:37] is the sub-list for method output_type
-	15, // [15:26] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	0,  // 2: heddle.v1.GetUserResponse.user:type_name -> heddle.v1.User
+	0,  // 3: heddle.v1.CreateUserResponse.user:type_name -> heddle.v1.User
+	0,  // 4: heddle.v1.ListUsersResponse.users:type_name -> heddle.v1.User
+	0,  // 5: heddle.v1.RenameUserResponse.user:type_name -> heddle.v1.User
+	0,  // 6: heddle.v1.ApproveUserResponse.user:type_name -> heddle.v1.User
+	0,  // 7: heddle.v1.SuspendUserResponse.user:type_name -> heddle.v1.User
+	0,  // 8: heddle.v1.RestoreUserResponse.user:type_name -> heddle.v1.User
+	0,  // 9: heddle.v1.SetUserRoleResponse.user:type_name -> heddle.v1.User
+	1,  // 10: heddle.v1.LinkIdentityRequest.identity:type_name -> heddle.v1.Identity
+	0,  // 11: heddle.v1.LinkIdentityResponse.user:type_name -> heddle.v1.User
+	1,  // 12: heddle.v1.UnlinkIdentityRequest.identity:type_name -> heddle.v1.Identity
+	0,  // 13: heddle.v1.UnlinkIdentityResponse.user:type_name -> heddle.v1.User
+	2,  // 14: heddle.v1.UserService.GetUser:input_type -> heddle.v1.GetUserRequest
+	4,  // 15: heddle.v1.UserService.CreateUser:input_type -> heddle.v1.CreateUserRequest
+	6,  // 16: heddle.v1.UserService.ListUsers:input_type -> heddle.v1.ListUsersRequest
+	8,  // 17: heddle.v1.UserService.RenameUser:input_type -> heddle.v1.RenameUserRequest
+	10, // 18: heddle.v1.UserService.DeleteUser:input_type -> heddle.v1.DeleteUserRequest
+	12, // 19: heddle.v1.UserService.ApproveUser:input_type -> heddle.v1.ApproveUserRequest
+	14, // 20: heddle.v1.UserService.SuspendUser:input_type -> heddle.v1.SuspendUserRequest
+	16, // 21: heddle.v1.UserService.RestoreUser:input_type -> heddle.v1.RestoreUserRequest
+	18, // 22: heddle.v1.UserService.SetUserRole:input_type -> heddle.v1.SetUserRoleRequest
+	20, // 23: heddle.v1.UserService.LinkIdentity:input_type -> heddle.v1.LinkIdentityRequest
+	22, // 24: heddle.v1.UserService.UnlinkIdentity:input_type -> heddle.v1.UnlinkIdentityRequest
+	3,  // 25: heddle.v1.UserService.GetUser:output_type -> heddle.v1.GetUserResponse
+	5,  // 26: heddle.v1.UserService.CreateUser:output_type -> heddle.v1.CreateUserResponse
+	7,  // 27: heddle.v1.UserService.ListUsers:output_type -> heddle.v1.ListUsersResponse
+	9,  // 28: heddle.v1.UserService.RenameUser:output_type -> heddle.v1.RenameUserResponse
+	11, // 29: heddle.v1.UserService.DeleteUser:output_type -> heddle.v1.DeleteUserResponse
+	13, // 30: heddle.v1.UserService.ApproveUser:output_type -> heddle.v1.ApproveUserResponse
+	15, // 31: heddle.v1.UserService.SuspendUser:output_type -> heddle.v1.SuspendUserResponse
+	17, // 32: heddle.v1.UserService.RestoreUser:output_type -> heddle.v1.RestoreUserResponse
+	19, // 33: heddle.v1.UserService.SetUserRole:output_type -> heddle.v1.SetUserRoleResponse
+	21, // 34: heddle.v1.UserService.LinkIdentity:output_type -> heddle.v1.LinkIdentityResponse
+	23, // 35: heddle.v1.UserService.UnlinkIdentity:output_type -> heddle.v1.UnlinkIdentityResponse
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_user_proto_init() }

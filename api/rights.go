@@ -1,0 +1,156 @@
+package api
+
+import (
+	"context"
+	"strings"
+
+	"heddle/control/tailnet"
+	v1 "heddle/proto/heddle/v1"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// areas say what one must be allowed to read to use a method at all; empty: any
+// valid key will do. Reads are no updates, so this is checked here; whether the caller may also
+// change things is decided in the update.
+var areas = map[string]tailnet.Area{
+	v1.HealthService_Health_FullMethodName:     "",
+	v1.HealthService_GetVersion_FullMethodName: "",
+
+	v1.UserService_CreateUser_FullMethodName:     tailnet.AreaUsers,
+	v1.UserService_GetUser_FullMethodName:        tailnet.AreaUsers,
+	v1.UserService_ListUsers_FullMethodName:      tailnet.AreaUsers,
+	v1.UserService_RenameUser_FullMethodName:     tailnet.AreaUsers,
+	v1.UserService_DeleteUser_FullMethodName:     tailnet.AreaUsers,
+	v1.UserService_ApproveUser_FullMethodName:    tailnet.AreaUsers,
+	v1.UserService_SuspendUser_FullMethodName:    tailnet.AreaUsers,
+	v1.UserService_RestoreUser_FullMethodName:    tailnet.AreaUsers,
+	v1.UserService_SetUserRole_FullMethodName:    tailnet.AreaUsers,
+	v1.UserService_LinkIdentity_FullMethodName:   tailnet.AreaUsers,
+	v1.UserService_UnlinkIdentity_FullMethodName: tailnet.AreaUsers,
+
+	v1.NodeService_GetNode_FullMethodName:           tailnet.AreaDevices,
+	v1.NodeService_ListNodes_FullMethodName:         tailnet.AreaDevices,
+	v1.NodeService_RenameNode_FullMethodName:        tailnet.AreaDevices,
+	v1.NodeService_DeleteNode_FullMethodName:        tailnet.AreaDevices,
+	v1.NodeService_ExpireNode_FullMethodName:        tailnet.AreaDevices,
+	v1.NodeService_SetTags_FullMethodName:           tailnet.AreaDevices,
+	v1.NodeService_SetApprovedRoutes_FullMethodName: tailnet.AreaRoutes,
+	v1.NodeService_ApproveNode_FullMethodName:       tailnet.AreaDevices,
+	v1.NodeService_RejectNode_FullMethodName:        tailnet.AreaDevices,
+	v1.NodeService_SetKeyExpiry_FullMethodName:      tailnet.AreaDevices,
+	v1.NodeService_RegisterNode_FullMethodName:      tailnet.AreaDevices,
+	v1.NodeService_BackfillNodeIPs_FullMethodName:   tailnet.AreaDevices,
+	v1.NodeService_ListRoutes_FullMethodName:        tailnet.AreaRoutes,
+
+	v1.PreAuthKeyService_CreatePreAuthKey_FullMethodName: tailnet.AreaAuthKeys,
+	v1.PreAuthKeyService_ListPreAuthKeys_FullMethodName:  tailnet.AreaAuthKeys,
+	v1.PreAuthKeyService_ExpirePreAuthKey_FullMethodName: tailnet.AreaAuthKeys,
+	v1.PreAuthKeyService_DeletePreAuthKey_FullMethodName: tailnet.AreaAuthKeys,
+
+	v1.ApiKeyService_CreateApiKey_FullMethodName: tailnet.AreaAPIKeys,
+	v1.ApiKeyService_ListApiKeys_FullMethodName:  tailnet.AreaAPIKeys,
+	v1.ApiKeyService_ExpireApiKey_FullMethodName: tailnet.AreaAPIKeys,
+	v1.ApiKeyService_DeleteApiKey_FullMethodName: tailnet.AreaAPIKeys,
+
+	v1.AuthService_AuthRegister_FullMethodName: tailnet.AreaDevices,
+	v1.AuthService_AuthApprove_FullMethodName:  tailnet.AreaDevices,
+	v1.AuthService_AuthReject_FullMethodName:   tailnet.AreaDevices,
+	v1.AuthService_ListLogins_FullMethodName:   tailnet.AreaDevices,
+
+	v1.PolicyService_GetPolicy_FullMethodName:      tailnet.AreaPolicy,
+	v1.PolicyService_SetPolicy_FullMethodName:      tailnet.AreaPolicy,
+	v1.PolicyService_CheckPolicy_FullMethodName:    tailnet.AreaPolicy,
+	v1.PolicyService_ListPolicies_FullMethodName:   tailnet.AreaPolicy,
+	v1.PolicyService_RollbackPolicy_FullMethodName: tailnet.AreaPolicy,
+	v1.PolicyService_ExplainPolicy_FullMethodName:  tailnet.AreaPolicy,
+	v1.PolicyService_PreviewPolicy_FullMethodName:  tailnet.AreaPolicy,
+
+	v1.DNSService_GetDNS_FullMethodName:          tailnet.AreaDNS,
+	v1.DNSService_UpdateDNS_FullMethodName:       tailnet.AreaDNS,
+	v1.DNSService_SetSplitDNS_FullMethodName:     tailnet.AreaDNS,
+	v1.DNSService_AddDNSRecord_FullMethodName:    tailnet.AreaDNS,
+	v1.DNSService_RemoveDNSRecord_FullMethodName: tailnet.AreaDNS,
+
+	v1.SettingsService_GetSettings_FullMethodName:    tailnet.AreaSettings,
+	v1.SettingsService_UpdateSettings_FullMethodName: tailnet.AreaSettings,
+
+	v1.DERPService_GetDERPMap_FullMethodName:   tailnet.AreaDevices,
+	v1.DebugService_GetFleet_FullMethodName:    tailnet.AreaDevices,
+	v1.DebugService_GetNetmap_FullMethodName:   tailnet.AreaDevices,
+	v1.DebugService_GetLogLevel_FullMethodName: tailnet.AreaSettings,
+	v1.DebugService_SetLogLevel_FullMethodName: tailnet.AreaSettings,
+
+	v1.AuditService_ListAuditEntries_FullMethodName: tailnet.AreaLogs,
+	v1.AuditService_TailAuditEntries_FullMethodName: tailnet.AreaLogs,
+
+	v1.WebhookService_CreateWebhook_FullMethodName: tailnet.AreaWebhooks,
+	v1.WebhookService_GetWebhook_FullMethodName:    tailnet.AreaWebhooks,
+	v1.WebhookService_ListWebhooks_FullMethodName:  tailnet.AreaWebhooks,
+	v1.WebhookService_UpdateWebhook_FullMethodName: tailnet.AreaWebhooks,
+	v1.WebhookService_RotateWebhook_FullMethodName: tailnet.AreaWebhooks,
+	v1.WebhookService_TestWebhook_FullMethodName:   tailnet.AreaWebhooks,
+	v1.WebhookService_DeleteWebhook_FullMethodName: tailnet.AreaWebhooks,
+
+	v1.WatchService_Watch_FullMethodName: "", // it looks at what is watched
+}
+
+// mayUse refuses who may not use a method. Nobody may use one that areas does not have.
+func (s *Server) mayUse(a tailnet.Actor, method string) error {
+	if strings.HasPrefix(method, "/grpc.") { // health and reflection
+		return nil
+	}
+	area, known := areas[method]
+	switch {
+	case !known:
+		return status.Errorf(codes.Unimplemented, "there is no method %s", strings.TrimPrefix(method, "/"))
+	case area == "" || s.snapshot().Can(a, tailnet.Read(area)):
+		return nil
+	}
+	return tailnet.Errorf(tailnet.Denied, "%s lacks the right %s, without which it cannot be used for this", a, tailnet.Read(area))
+}
+
+// mayRead refuses who may not read any area: whose key is good for nothing here.
+func (s *Server) mayRead(a tailnet.Actor) error {
+	snap := s.snapshot()
+	for _, area := range tailnet.Areas {
+		if snap.Can(a, tailnet.Read(area)) {
+			return nil
+		}
+	}
+	return tailnet.Errorf(tailnet.Denied, "%s may not use this API: neither its role nor its scopes let it", a)
+}
+
+// A caller is who calls and, unless it is a local party, by which key.
+type caller struct {
+	tailnet.Actor
+	key tailnet.APIKeyID
+}
+
+type callerKey struct{}
+
+func withCaller(ctx context.Context, id caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, id)
+}
+
+// callerOf returns who makes the call; without one, an actor without rights.
+func callerOf(ctx context.Context) caller {
+	id, _ := ctx.Value(callerKey{}).(caller)
+	return id
+}
+
+// actorOf returns as whom the call changes things.
+func actorOf(ctx context.Context) tailnet.Actor { return callerOf(ctx).Actor }
+
+// stillValid refuses a stream whose key does not work any more.
+func (s *Server) stillValid(id caller) error {
+	if id.key == 0 {
+		return nil
+	}
+	k := s.snapshot().APIKey(id.key)
+	if k == nil || !k.Revoked.IsZero() || !s.opts.Now().Before(k.Expires) {
+		return status.Errorf(codes.Unauthenticated, "API key %s does not work any more", id.Name)
+	}
+	return nil
+}
