@@ -26,6 +26,7 @@ type edition struct {
 	snap  *tailnet.Snapshot
 	over  chan struct{} // closed when the next one is out
 	taken atomic.Int64  // sessions that are done with it
+	all   chan struct{} // has an element once all are
 }
 
 const (
@@ -37,7 +38,7 @@ const (
 	saved = 4
 	// maxPause is the longest between two editions, however slow sessions are.
 	maxPause = time.Second
-	// takeTick is how often the feed looks whether sessions take an edition up. Those that
+	// takeTick is how often the feed looks whether sessions still take an edition up. Those that
 	// have not when takeStill ticks have brought no progress are blocked by their clients.
 	takeTick  = 5 * time.Millisecond
 	takeStill = 4
@@ -50,11 +51,22 @@ func newFeed(state *tailnet.State) *feed {
 }
 
 func (f *feed) publish() *edition {
-	e := &edition{snap: f.state.Snapshot(), over: make(chan struct{})}
+	e := &edition{snap: f.state.Snapshot(), over: make(chan struct{}), all: make(chan struct{}, 1)}
 	if old := f.latest.Swap(e); old != nil {
 		close(old.over)
 	}
 	return e
+}
+
+// done notes that a session is done with an edition.
+func (f *feed) done(e *edition) {
+	if e.taken.Add(1) < f.members.Load() {
+		return
+	}
+	select {
+	case e.all <- struct{}{}:
+	default: // it was told; who joined later counts too
+	}
 }
 
 // run hands out editions until ctx ends.
@@ -62,10 +74,12 @@ func (f *feed) run(ctx context.Context) {
 	e := f.latest.Load()
 	clock := time.NewTimer(0)
 	defer clock.Stop()
-	pause := func(d time.Duration) bool {
+	pause := func(d time.Duration, early <-chan struct{}) bool {
 		clock.Reset(d)
 		select {
 		case <-clock.C:
+			return true
+		case <-early:
 			return true
 		case <-ctx.Done():
 			return false
@@ -83,7 +97,7 @@ func (f *feed) run(ctx context.Context) {
 		began := time.Now()
 		taken, still := int64(0), 0
 		for taken < f.members.Load() && still < takeStill && time.Since(began) < maxPause {
-			if !pause(takeTick) {
+			if !pause(takeTick, e.all) {
 				return
 			}
 			before := taken
@@ -96,7 +110,7 @@ func (f *feed) run(ctx context.Context) {
 		cost := max(time.Since(began), minCost)
 		credit = min(credit+time.Since(last)/share, saved*cost) - cost
 		last = time.Now()
-		if credit < 0 && !pause(min(-credit*share, maxPause)) {
+		if credit < 0 && !pause(min(-credit*share, maxPause), nil) {
 			return
 		}
 	}

@@ -133,7 +133,7 @@ func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.
 		if e := s.hub.feed.latest.Load(); e != current {
 			current = e
 			done, err := s.takeUp(ctx, c, ss, &has, e, quiet)
-			e.taken.Add(1)
+			s.hub.feed.done(e)
 			if done {
 				return err
 			}
