@@ -15,7 +15,7 @@ import (
 
 // tables are ours but for the record of the steps, those that others refer to first.
 var tables = []string{
-	"tailnets", "nodes", "users", "auth_keys", "api_keys", "tombstones", "settings", "policies", "audit", "changes",
+	"tailnets", "nodes", "users", "auth_keys", "api_keys", "tombstones", "settings", "policies", "audit", "changes", "webhook_positions",
 }
 
 // Save writes a consistent copy of a database, as Backup does, while another process may have it

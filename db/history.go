@@ -16,21 +16,11 @@ const (
 	maxPolicyPage = 50
 )
 
-// Audit returns a page of the tailnet's audit log, newest first. Entries are
-// numbered from 1 in the order of commits. The page holds entries below before
-// (the newest if before is zero) and at most limit of them, never more than 1000,
-// which a limit of zero means too. next is the value of before for the page
-// that follows; zero if there is none.
-func (d *DB) Audit(ctx context.Context, name string, limit int, before int64) (page []tailnet.AuditEntry, next int64, err error) {
-	limit = bound(limit, maxAuditPage)
-	next, err = readPage(d.history(ctx, name, "id", limit, before), limit, &page, (*decoder).audit, func(r *auditRow) int64 { return r.Key.ID })
-	return page, next, d.explain("read the audit log", err)
-}
-
 // Policies returns a page of the versions of the policy that the tailnet ever
 // had, newest first, without their texts; the first of all is the one in force.
-// before and next are as for Audit, but number the commits, as Policy.Revision
-// does; a page holds at most 50.
+// The page holds versions below before (the newest if that is zero) and at most limit of them, never more
+// than 50, which a limit of zero means too. next is the value of before for the page
+// that follows; zero if there is none. Both are numbers of commits, as Policy.Revision is.
 func (d *DB) Policies(ctx context.Context, name string, limit int, before int64) (page []tailnet.PolicyVersion, next int64, err error) {
 	limit = bound(limit, maxPolicyPage)
 	size := fmt.Sprintf(d.engine.dialect().octets, "source")

@@ -172,8 +172,8 @@ func TestCopyTo(t *testing.T) {
 			if diff := cmp.Diff(want, load(t, target, tailnet.Default), equal); diff != "" {
 				t.Errorf("copy (-want +got):\n%s", diff)
 			}
-			audit, _, err := target.Audit(t.Context(), tailnet.Default, 0, 0)
-			if diff := cmp.Diff([]tailnet.AuditEntry{testAudit(2), testAudit(1)}, audit); diff != "" || err != nil {
+			audit, _, err := target.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
+			if diff := cmp.Diff(testRecords(2, 1), audit); diff != "" || err != nil {
 				t.Errorf("audit: %v (-want +got):\n%s", err, diff)
 			}
 			_, err = source.CopyTo(t.Context(), target)
@@ -283,7 +283,7 @@ func TestRace(t *testing.T) {
 		}
 	}
 	img := load(t, stores[0], tailnet.Default)
-	audit, _, err := stores[1].Audit(t.Context(), tailnet.Default, 0, 0)
+	audit, _, err := stores[1].Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
 	if err != nil || img.Seq != rounds || len(img.Nodes) != rounds || len(audit) != rounds {
 		t.Errorf("%d nodes and %d entries after %d commits, %v", len(img.Nodes), len(audit), img.Seq, err)
 	}
@@ -347,7 +347,7 @@ func TestDatabaseRestarts(t *testing.T) {
 		t.Error("no commit met a server that was away")
 	}
 	img := load(t, s, tailnet.Default)
-	audit, _, err := s.Audit(t.Context(), tailnet.Default, 0, 0)
+	audit, _, err := s.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
 	if err != nil || img.Seq != base || len(img.Nodes) != int(base) || len(audit) != min(int(base), 1000) {
 		t.Errorf("%d nodes and %d entries at %d after %d commits, %v", len(img.Nodes), len(audit), img.Seq, base, err)
 	}

@@ -115,11 +115,11 @@ func testRoundTrip(t *testing.T, at engine) {
 	if diff := cmp.Diff(want, load(t, s, tailnet.Default), equal); diff != "" {
 		t.Errorf("loaded after a restart (-want +got):\n%s", diff)
 	}
-	audit, next, err := s.Audit(t.Context(), tailnet.Default, 0, 0)
+	audit, next, err := s.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
 	if err != nil || next != 0 {
 		t.Errorf("audit: next %d, error %v", next, err)
 	}
-	if diff := cmp.Diff([]tailnet.AuditEntry{testAudit(2), testAudit(1)}, audit); diff != "" {
+	if diff := cmp.Diff(testRecords(2, 1), audit); diff != "" {
 		t.Errorf("audit (-want +got):\n%s", diff)
 	}
 }
@@ -180,7 +180,7 @@ func testCommitConflict(t *testing.T, at engine) {
 				t.Fatalf("error %v, want %v", err, tt.want)
 			}
 			after := load(t, s, tailnet.Default)
-			audit, _, err := s.Audit(t.Context(), tailnet.Default, 0, 0)
+			audit, _, err := s.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -360,7 +360,7 @@ func testEndedContext(t *testing.T, at engine) {
 	if err := s.Ping(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("ping: %v", err)
 	}
-	if _, _, err := s.Audit(ctx, tailnet.Default, 0, 0); !errors.Is(err, context.Canceled) {
+	if _, _, err := s.Audit(ctx, tailnet.Default, tailnet.AuditQuery{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("audit: %v", err)
 	}
 	if got := load(t, s, tailnet.Default).Seq; got != 0 {
@@ -381,22 +381,22 @@ func testAuditPages(t *testing.T, at engine) {
 		commit(t, s, d)
 	}
 	for _, tt := range []struct{ limit, pages int }{{0, 3}, {-1, 3}, {5000, 3}, {401, 5}, {5, 401}, {2005, 3}} {
-		var got []tailnet.AuditEntry
+		var got []tailnet.AuditRecord
 		pages := 0
 		for before := int64(0); pages == 0 || before != 0; pages++ {
-			page, next, err := s.Audit(t.Context(), tailnet.Default, tt.limit, before)
+			page, next, err := s.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{Limit: tt.limit, Before: before})
 			if err != nil {
 				t.Fatal(err)
 			}
 			got, before = append(got, page...), next
 		}
 		slices.Reverse(got)
-		inOrder := slices.IsSortedFunc(got, func(a, b tailnet.AuditEntry) int { return a.At.Compare(b.At) })
+		inOrder := slices.IsSortedFunc(got, func(a, b tailnet.AuditRecord) int { return a.At.Compare(b.At) })
 		if pages != tt.pages || len(got) != total || !inOrder {
 			t.Errorf("limit %d: %d entries on %d pages, in order: %t; want %d on %d", tt.limit, len(got), pages, inOrder, total, tt.pages)
 		}
 	}
-	if page, next, err := s.Audit(t.Context(), "other", 0, 0); err != nil || len(page) != 0 || next != 0 {
+	if page, next, err := s.Audit(t.Context(), "other", tailnet.AuditQuery{}); err != nil || len(page) != 0 || next != 0 {
 		t.Errorf("another tailnet: %d entries, next %d, %v", len(page), next, err)
 	}
 }

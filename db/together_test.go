@@ -132,10 +132,10 @@ func TestTwoServersHammer(t *testing.T) {
 			t.Errorf("node %d is named %s, not %s", n.ID, n.Name, want)
 		}
 	}
-	var entries []tailnet.AuditEntry
-	for before, page := int64(0), []tailnet.AuditEntry(nil); before != 0 || entries == nil; entries = append(entries, page...) {
+	var entries []tailnet.AuditRecord
+	for before, page := int64(0), []tailnet.AuditRecord(nil); before != 0 || entries == nil; entries = append(entries, page...) {
 		var err error
-		if page, before, err = servers[1].store.Audit(t.Context(), tailnet.Default, 0, before); err != nil {
+		if page, before, err = servers[1].store.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{Before: before}); err != nil {
 			t.Fatal(err)
 		}
 	}
