@@ -54,10 +54,10 @@ type session struct {
 	key    key.NodePublic
 	conn   *noise.Conn
 	viewer netmap.Viewer
-	extras chan netmap.Extra // small messages to send; a full channel means that the client does not read
-	quit   chan struct{}     // closed when a newer stream takes over
-	left   chan struct{}     // closed when the stream has ended
-	has    atomic.Uint64     // version of the snapshot that was sent last; zero if none was
+	extras chan netmap.Extra                // small messages to send; a full channel means that the client does not read
+	quit   chan struct{}                    // closed when a newer stream takes over
+	left   chan struct{}                    // closed when the stream has ended
+	has    atomic.Pointer[tailnet.Snapshot] // what was sent last; nil if nothing was
 }
 
 func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
@@ -192,11 +192,19 @@ type Stream struct {
 func (s *Server) Streams() iter.Seq[Stream] {
 	return func(yield func(Stream) bool) {
 		for _, ss := range s.hub.all() {
-			if !yield(Stream{ss.node, int(ss.viewer.CapVer), ss.has.Load(), ss.conn.Sent()}) {
+			if !yield(Stream{ss.node, int(ss.viewer.CapVer), ss.sent(), ss.conn.Sent()}) {
 				return
 			}
 		}
 	}
+}
+
+// sent returns the version of what was sent last; zero if nothing was.
+func (ss *session) sent() uint64 {
+	if has := ss.has.Load(); has != nil {
+		return has.Version()
+	}
+	return 0
 }
 
 // all returns the live sessions.

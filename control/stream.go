@@ -50,7 +50,7 @@ func (s *Server) stream(ctx context.Context, c *call, n *tailnet.Node, req *tail
 	if snap == nil {
 		return err
 	}
-	ss.has.Store(snap.Version())
+	ss.has.Store(snap)
 	// A stream may live for months: it must not hold on to the state at its start.
 	c.snap = nil
 	return s.follow(ctx, c, ss, snap, keepAlive)
@@ -155,7 +155,7 @@ func (s *Server) follow(ctx context.Context, c *call, ss *session, has *tailnet.
 		case <-ctx.Done():
 			return nil
 		}
-		if err := s.send(c, m); err != nil {
+		if err := s.send(c, k, m); err != nil {
 			return err
 		}
 		quiet()
@@ -179,7 +179,7 @@ func (s *Server) takeUp(ctx context.Context, c *call, ss *session, has **tailnet
 		sent()
 	}
 	*has = next
-	ss.has.Store(next.Version())
+	ss.has.Store(next)
 	return false, nil
 }
 

@@ -34,10 +34,13 @@ device. See heddle config example for what can be set.`,
 			if err != nil {
 				return err
 			}
+			level := new(slog.LevelVar)
+			level.Set(cfg.Log.Level)
 			return serve.Run(cmd.Context(), serve.Options{
 				Config:  cfg,
 				Version: version,
-				Log:     newLog(cfg.Log, cmd.ErrOrStderr()),
+				Log:     newLog(cfg.Log.Format, level, cmd.ErrOrStderr()),
+				Level:   level,
 				Out:     cmd.OutOrStdout(),
 				Command: commandLine(path, cfg),
 			})
@@ -45,9 +48,10 @@ device. See heddle config example for what can be set.`,
 	}
 }
 
-func newLog(cfg config.Log, to io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.Level}
-	if cfg.Format == "json" {
+// newLog makes a log whose level can be changed at any time.
+func newLog(format string, level slog.Leveler, to io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(to, opts))
 	}
 	return slog.New(slog.NewTextHandler(to, opts))

@@ -2,6 +2,8 @@ package netmap
 
 import (
 	"encoding/binary"
+
+	"tailscale.com/util/zstdframe"
 )
 
 // A Message is one complete, encoded message of a map stream: a length header
@@ -28,6 +30,18 @@ func (m Message) AppendTo(b []byte) []byte {
 		b = append(b, p...)
 	}
 	return b
+}
+
+// Text returns the JSON text of a message that was made for a viewer that is plain or not.
+func (m Message) Text(plain bool) ([]byte, error) {
+	if m.len == 0 {
+		return nil, nil
+	}
+	payload := m.AppendTo(nil)[headerLen:]
+	if plain {
+		return payload, nil
+	}
+	return zstdframe.AppendDecode(nil, payload)
 }
 
 const headerLen = 4

@@ -10,12 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"heddle/api"
 	"heddle/cmd/heddle/config"
 	"heddle/control"
+	"heddle/control/idtoken"
 	"heddle/control/netmap"
 	"heddle/control/tailnet"
 	"heddle/db"
@@ -33,6 +34,7 @@ type Options struct {
 	Config  *config.Config
 	Version api.Version
 	Log     *slog.Logger
+	Level   *slog.LevelVar // of Log; nil if it cannot be changed
 	// Out gets the welcome: how to join the first device.
 	Out io.Writer
 	// Command is how the user calls this program, for commands ready to paste,
@@ -50,16 +52,19 @@ type server struct {
 	state   *tailnet.State
 	maps    *netmap.Encoder
 	control *control.Server
+	tokens  *idtoken.Issuer
 	relay   *relay // nil if there is none
 	sources *derp.Sources
 	api     *api.Server
+	rest    http.Handler
 	sockets sockets
+	operations
 }
 
 // Run serves until ctx ends, then stops within ten seconds. It returns nil
 // after a graceful stop.
 func Run(ctx context.Context, o Options) (err error) {
-	s := &server{Options: o, cfg: o.Config}
+	s := &server{Options: o, cfg: o.Config, operations: newOperations()}
 	s.warn()
 	if err := s.openData(ctx); err != nil {
 		return err
@@ -92,8 +97,13 @@ func (s *server) openData(ctx context.Context) error {
 		EphemeralTimeout: s.cfg.Nodes.EphemeralTimeout,
 		KeyExpiry:        s.cfg.Nodes.KeyExpiry,
 		Owners:           s.cfg.OIDC.Owners,
+		SSHCheckURL:      control.SSHCheckURL(s.cfg.ServerURL),
 		Log:              s.Log,
+		Count:            s.metrics.Writer(),
 	})
+	if err == nil {
+		err = s.clock.remember(ctx, store)
+	}
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
@@ -109,13 +119,19 @@ func (s *server) build() error {
 		return err
 	}
 	s.maps = netmap.NewEncoder(netmap.Options{ServerURL: s.cfg.ServerURL.String(), CacheBytes: s.cfg.Netmap.CacheMB << 20, Log: s.Log})
+	s.tokens, err = idtoken.Open(s.cfg.ServerURL, keyFile(s.dataFile("idtoken.keys")), time.Now, s.Log)
+	if err != nil {
+		return err
+	}
 	s.control = control.New(control.Options{
 		State:     s.state,
 		Maps:      s.maps,
 		NoiseKey:  noiseKey,
 		ServerURL: s.cfg.ServerURL,
 		Providers: s.providers(),
+		Tokens:    s.tokens,
 		Log:       s.Log,
+		Delay:     s.metrics.Delay,
 	})
 	if s.cfg.DERP.Embedded.Enabled {
 		if s.relay, err = s.newRelay(); err != nil {
@@ -130,13 +146,16 @@ func (s *server) build() error {
 		History:    s.db,
 		Health:     s.health,
 		Streams:    s.streams,
+		Debug:      s.debug(),
+		Audit:      s.db,
 		Version:    s.Version,
 		Log:        s.Log,
 	})
-	return nil
+	s.rest, err = s.api.REST()
+	return err
 }
 
-// logins tells the API which devices wait.
+// logins tells the API what waits for a person.
 func (s *server) logins(most int) (list []api.Login, more int) {
 	waiting, more := s.control.Logins(most)
 	for _, l := range waiting {
@@ -145,6 +164,10 @@ func (s *server) logins(most int) (list []api.Login, more int) {
 			ID: l.ID, Hostname: host.Hostname, OS: host.OS, Machine: l.Registration.Machine.ShortString(), From: l.From, Started: l.Started,
 		})
 	}
+	for _, c := range s.control.SSHChecks() {
+		list = append(list, api.Login{ID: c.ID, Started: c.Started, SSH: &api.SSHLogin{Source: c.Ends.Source, Dest: c.Ends.Dest, User: c.Login}})
+	}
+	slices.SortStableFunc(list, func(a, b api.Login) int { return b.Started.Compare(a.Started) })
 	return list, more
 }
 
@@ -210,6 +233,7 @@ func (s *server) prepare(ctx context.Context) error {
 // start starts every part but the writer.
 func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.control.Run(ctx) })
+	g.Go(func() error { return s.tokens.Run(ctx) })
 	g.Go(func() error { giveBackMemory(ctx); return nil })
 	g.Go(func() error {
 		return s.sources.Run(ctx, func(m *derpMap) {
@@ -249,39 +273,6 @@ func stopped(err error) error {
 	return err
 }
 
-// health reports on the parts for `heddle health`.
-func (s *server) health(ctx context.Context) []api.Part {
-	part := func(name string, err error, fine string) api.Part {
-		if err != nil {
-			return api.Part{Name: name, Message: err.Error()}
-		}
-		return api.Part{Name: name, OK: true, Message: fine}
-	}
-	stats := s.control.Stats()
-	snap := s.state.Snapshot()
-	parts := []api.Part{
-		part("database", errors.Join(s.db.Ping(ctx), s.state.Trouble()), ""),
-		part("policy", s.policyHealth(snap.Policy()), ""),
-		part("clients", nil, fmt.Sprintf("%d connected, %d known", stats.Streams, snap.NumNodes())),
-	}
-	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
-		if _, err := s.sockets.files.refused(path); err != nil {
-			parts = append(parts, part("dns records", fmt.Errorf("the last edit of %s is not in force: %w", path, err), ""))
-		}
-	}
-	if s.sockets.cert != nil {
-		fine, err := s.sockets.cert.Health(time.Now())
-		parts = append(parts, part("certificate", err, fine))
-	}
-	if s.relay != nil {
-		parts = append(parts, part("derp", nil, fmt.Sprintf("%d connections", s.relay.Stats().Connections)))
-	}
-	if len(snap.DERPMap().Regions) == 0 {
-		parts = append(parts, part("derp map", errors.New("no region: clients cannot connect; enable derp.embedded or add derp.files"), ""))
-	}
-	return parts
-}
-
 // streams are the open map streams, for `heddle debug fleet`.
 func (s *server) streams() []api.Stream {
 	var out []api.Stream
@@ -289,28 +280,6 @@ func (s *server) streams() []api.Stream {
 		out = append(out, api.Stream(st))
 	}
 	return out
-}
-
-// policyHealth says why the policy is not what it should be; nil if it is.
-func (s *server) policyHealth(p *tailnet.Policy) error {
-	file := s.cfg.Policy.Path
-	_, edit := s.sockets.files.refused(file)
-	switch {
-	case file != "" && edit != nil:
-		return fmt.Errorf("the last edit of %s is refused, the policy before it stays in force: %s", file, firstLine(edit))
-	case p.Err != nil:
-		return fmt.Errorf("parts of the stored policy are refused by this version and left out, so that less is allowed than it says: %s", firstLine(p.Err))
-	}
-	return nil
-}
-
-// firstLine returns the first of several problems, and how many there are more.
-func firstLine(err error) string {
-	line, rest, more := strings.Cut(err.Error(), "\n")
-	if more {
-		line += fmt.Sprintf(" (and %d more; see `heddle policy get`)", 1+strings.Count(rest, "\n"))
-	}
-	return line
 }
 
 func isLoopback(host string) bool {

@@ -3,16 +3,12 @@ package serve
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
-	"expvar"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"heddle/api/rest"
 	"heddle/cmd/heddle/config"
 	"heddle/cmd/heddle/serve/certs"
 	"heddle/derp"
@@ -245,6 +242,8 @@ func (s *server) serveSockets(ctx context.Context, g *errgroup.Group) {
 			public.Handle(path, s.relay.Handler())
 		}
 	}
+	public.Handle(rest.Prefix, s.rest)
+	public.Handle(rest.Prefix+"/*", s.rest)
 	conf := s.tlsConfig()
 	handler := s.pageHeaders(public)
 	if s.sockets.grpc == nil {
@@ -309,41 +308,4 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, c
 		}
 		return nil
 	})
-}
-
-const debugIndex = `heddle's private listener. It has no authentication: keep it private.
-
-/debug/vars     memory, clients, relay and caches in numbers, as JSON (expvar)
-/debug/pprof/   profiles, for go tool pprof
-`
-
-// debugHandler serves what only operators may see.
-func (s *server) debugHandler() http.Handler {
-	r := chi.NewRouter()
-	r.Get("/", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		io.WriteString(w, debugIndex)
-	})
-	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	r.HandleFunc("/debug/vars", s.serveVars)
-	return r
-}
-
-// serveVars serves the process's variables in expvar's form, and heddle's own.
-// Those are not published globally, since a process may run several servers.
-func (s *server) serveVars(w http.ResponseWriter, r *http.Request) {
-	vars := map[string]any{}
-	expvar.Do(func(kv expvar.KeyValue) {
-		if text := kv.Value.String(); text != `"MultiLabelMap"` { // tailscale.com/metrics has no value for it here
-			vars[kv.Key] = json.RawMessage(text)
-		}
-	})
-	vars["version"] = s.Version.Version // not that of a library
-	vars["heddle_netmap_cache"], vars["heddle_clients"] = s.maps.Stats(), s.control.Stats()
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(vars)
 }
