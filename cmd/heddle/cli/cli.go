@@ -14,7 +14,6 @@ import (
 
 	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/dial"
-	"heddle/cmd/heddle/cli/fleet"
 	"heddle/cmd/heddle/cli/habits"
 	"heddle/cmd/heddle/cli/show"
 
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/metadata"
 )
 
 // Env is what a command line has to do with.
@@ -41,6 +41,7 @@ type app struct {
 		output string // format
 	}
 	dial connection
+		reason string
 }
 
 // connection is the connection to the server; nil until a command needs it.
@@ -150,11 +151,12 @@ does not hold; 5 not allowed; 1 anything else.`,
 	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT`: table, json or yaml (HEDDLE_OUTPUT)")
 	complete.Flag(root, "output", complete.Choice(formatTable, formatJSON, formatYAML))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	f.StringVar(&a.flags.reason, "reason", "", "`WHY` something is changed, for the audit log")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags(cmd) }
 	root.AddCommand(
 		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
-		group("debug", "What to look at when something is slow", fleet.Command(fleet.Tools{Server: a.server, Show: a.show, Table: a.print, Out: a.out})),
+		a.debugCommand(), a.auditCommand(), a.webhooksCommand(),
 	)
 	habits.Add(root, func(err error) error { return inputError{err} })
 	return root
@@ -182,6 +184,9 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{Use: use, Short: short, Args: subcommand, RunE: help}
 	g.SuggestionsMinimumDistance = 2
 	g.AddCommand(commands...)
+	if a.flags.reason != "" {
+		cmd.SetContext(metadata.AppendToOutgoingContext(cmd.Context(), "heddle-reason-bin", a.flags.reason))
+	}
 	return g
 }
 
