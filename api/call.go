@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"heddle/api/callers"
 	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
@@ -14,6 +15,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
+
+// An identifier tells who makes a call.
+type identifier func(context.Context) (callers.Caller, error)
 
 // unary is the one adapter around every method: who calls, deadline, panics,
 // errors.
@@ -29,7 +33,7 @@ func (s *Server) unary(identify identifier) grpc.UnaryServerInterceptor {
 		}
 		if err == nil {
 			id.Reason = reasonOf(ctx)
-			resp, err = next(withCaller(ctx, id), req)
+			resp, err = next(callers.With(ctx, id), req)
 		}
 		if err != nil {
 			return nil, s.status(info.FullMethod, id.Actor, err)
@@ -51,7 +55,7 @@ func (s *Server) stream(identify identifier) grpc.StreamServerInterceptor {
 			err = s.mayUse(id.Actor, info.FullMethod)
 		}
 		if err == nil {
-			err = next(srv, actorStream{stream, withCaller(ctx, id)})
+			err = next(srv, actorStream{stream, callers.With(ctx, id)})
 		}
 		if err != nil {
 			return s.status(info.FullMethod, id.Actor, err)

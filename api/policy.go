@@ -3,12 +3,11 @@ package api
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 
+	"heddle/api/explain"
 	"heddle/control/tailnet"
 	"heddle/policy"
-	"heddle/policy/impact"
 	v1 "heddle/proto/heddle/v1"
 )
 
@@ -137,7 +136,7 @@ func (s policies) setPolicy(ctx context.Context, source, ifMatch string, dry boo
 	if err != nil {
 		return nil, err
 	}
-	return &outcome{Policy: snap.Policy(), warnings: protoProblems(p.Warnings), impact: impactOf(snap, p)}, nil
+	return &outcome{Policy: snap.Policy(), warnings: protoProblems(p.Warnings), impact: explain.Impact(snap, p)}, nil
 }
 
 func (s policies) CheckPolicy(ctx context.Context, req *v1.CheckPolicyRequest) (*v1.CheckPolicyResponse, error) {
@@ -265,52 +264,47 @@ func protoProblems(all policy.Errors) []*v1.PolicyProblem {
 	return out
 }
 
-const (
-	maxNames     = 10  // of nodes in one list
-	maxApprovals = 100 // in one answer
-)
-
-// impactOf tells what a prepared policy would change, also by the routes that
-// it approves.
-func impactOf(snap *tailnet.Snapshot, p *tailnet.PreparedPolicy) *v1.PolicyImpact {
-	out := &v1.PolicyImpact{}
-	before := impact.State{Compiled: snap.Policy().Compiled, Nodes: snap.PolicyInput().Nodes}
-	in := snap.PolicyInput()
-	for i := range in.Nodes {
-		n := &in.Nodes[i]
-		for _, route := range n.Advertised {
-			if !slices.Contains(n.Approved, route) && p.Compiled.AutoApproves(n.ID, route) {
-				n.Approved = append(slices.Clip(n.Approved), route)
-				if len(out.Approvals) < maxApprovals {
-					out.Approvals = append(out.Approvals, nodeName(snap, n.ID)+" "+route.String())
-				}
-			}
-		}
+func (s policies) ExplainPolicy(ctx context.Context, req *v1.ExplainPolicyRequest) (*v1.ExplainPolicyResponse, error) {
+	done, err := s.busy(ctx)
+	if err != nil {
+		return nil, err
 	}
-	r := impact.Compare(before, impact.State{Compiled: p.Compiled.Recompile(in), Nodes: in.Nodes})
-	out.Omitted, out.Partial = uint32(r.Omitted), r.Partial
-	for _, c := range r.Changes {
-		out.Changes = append(out.Changes, &v1.PolicyChange{
-			Sources: names(snap, c.Sources), Destinations: names(snap, c.Destinations), Relation: string(c.Relation), Gained: c.Gained, Lost: c.Lost,
-		})
+	defer done()
+	snap := s.snapshot()
+	compiled, source, err := chosen(snap, req.GetPolicy())
+	if err != nil {
+		return nil, err
 	}
-	if len(r.Caps) > 0 {
-		out.Capabilities = names(snap, r.Caps)
-	}
-	return out
+	return explain.Flows(ctx, snap, compiled, source, req)
 }
 
-func names(snap *tailnet.Snapshot, ids []policy.NodeID) *v1.PolicyNodes {
-	out := &v1.PolicyNodes{Count: uint32(len(ids))}
-	for _, id := range ids[:min(len(ids), maxNames)] {
-		out.Names = append(out.Names, nodeName(snap, id))
+func (s policies) PreviewPolicy(ctx context.Context, req *v1.PreviewPolicyRequest) (*v1.PreviewPolicyResponse, error) {
+	done, err := s.busy(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return out
+	defer done()
+	snap := s.snapshot()
+	n, err := snap.ParseNodeRef(req.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	compiled, _, err := chosen(snap, req.GetPolicy())
+	if err != nil {
+		return nil, err
+	}
+	return explain.Node(ctx, snap, compiled, n)
 }
 
-func nodeName(snap *tailnet.Snapshot, id policy.NodeID) string {
-	if n := snap.Node(tailnet.NodeID(id)); n != nil {
-		return n.Name
+// chosen returns the policy that a question is about, and its text: the given
+// one, or the one in force.
+func chosen(snap *tailnet.Snapshot, source string) (*policy.Compiled, string, error) {
+	if source == "" {
+		return snap.Policy().Compiled, snap.Policy().Source, nil
 	}
-	return fmt.Sprint("node ", id)
+	p, err := tailnet.PreparePolicy(snap, source)
+	if err != nil {
+		return nil, "", err
+	}
+	return p.Compiled, source, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"heddle/api/callers"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
@@ -111,46 +112,11 @@ func (s *Server) mayUse(a tailnet.Actor, method string) error {
 	return tailnet.Errorf(tailnet.Denied, "%s lacks the right %s, without which it cannot be used for this", a, tailnet.Read(area))
 }
 
-// mayRead refuses who may not read any area: whose key is good for nothing here.
-func (s *Server) mayRead(a tailnet.Actor) error {
-	snap := s.snapshot()
-	for _, area := range tailnet.Areas {
-		if snap.Can(a, tailnet.Read(area)) {
-			return nil
-		}
-	}
-	return tailnet.Errorf(tailnet.Denied, "%s may not use this API: neither its role nor its scopes let it", a)
-}
-
-// A caller is who calls and, unless it is a local party, by which key.
-type caller struct {
-	tailnet.Actor
-	key tailnet.APIKeyID
-}
-
-type callerKey struct{}
-
-func withCaller(ctx context.Context, id caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, id)
-}
-
-// callerOf returns who makes the call; without one, an actor without rights.
-func callerOf(ctx context.Context) caller {
-	id, _ := ctx.Value(callerKey{}).(caller)
-	return id
-}
+// callerOf returns who makes the call.
+func callerOf(ctx context.Context) callers.Caller { return callers.Of(ctx) }
 
 // actorOf returns as whom the call changes things.
-func actorOf(ctx context.Context) tailnet.Actor { return callerOf(ctx).Actor }
+func actorOf(ctx context.Context) tailnet.Actor { return callers.Of(ctx).Actor }
 
 // stillValid refuses a stream whose key does not work any more.
-func (s *Server) stillValid(id caller) error {
-	if id.key == 0 {
-		return nil
-	}
-	k := s.snapshot().APIKey(id.key)
-	if k == nil || !k.Revoked.IsZero() || !s.opts.Now().Before(k.Expires) {
-		return status.Errorf(codes.Unauthenticated, "API key %s does not work any more", id.Name)
-	}
-	return nil
-}
+func (s *Server) stillValid(c callers.Caller) error { return s.gate.StillValid(c) }

@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
+	"heddle/api/callers"
 	"heddle/api/news"
 	"heddle/api/rest"
 	"heddle/control/tailnet"
@@ -81,9 +81,7 @@ type Options struct {
 type Server struct {
 	opts   Options
 	log    *slog.Logger
-	failed *limiter[netip.Addr]
-	byKey  *limiter[tailnet.APIKeyID]
-	byAddr *limiter[netip.Addr]
+	gate   *callers.Gate
 	health *health.Server
 	remote *grpc.Server // for Handler; owns no listener
 	// streams are the methods that go on until the caller has enough.
@@ -110,9 +108,9 @@ func New(o Options) *Server {
 	}
 	s := &Server{opts: o, log: o.Log, health: health.NewServer(), turns: make(chan struct{}, maxBusy), readers: make(chan struct{}, maxBusy-1)}
 	s.watchers, s.places = make(chan struct{}, maxWatchers), news.NewPlaces()
-	s.failed, s.byAddr, s.byKey = newLimiter[netip.Addr](failPace), newLimiter[netip.Addr](addrPace), newLimiter[tailnet.APIKeyID](keyPace)
+	s.gate = callers.NewGate(o.State, o.Now, o.Log)
 	s.ending, s.end = context.WithCancel(context.Background())
-	s.remote = s.newGRPC(knownActor)
+	s.remote = s.newGRPC(callers.Known)
 	s.streams = map[string]bool{}
 	for service, info := range s.remote.GetServiceInfo() {
 		for _, m := range info.Methods {
@@ -162,7 +160,7 @@ func (s *Server) ServeSocket(ctx context.Context, l net.Listener) error {
 		l.Close()
 		return fmt.Errorf("admin API: %s is not a unix socket: local trust is for those only", l.Addr())
 	}
-	g := s.newGRPC(localActor, grpc.Creds(socketCreds{s.log}))
+	g := s.newGRPC(callers.Local, grpc.Creds(callers.SocketCreds(s.log)))
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
 	select {
@@ -191,7 +189,7 @@ func (s *Server) Handler(next http.Handler) http.Handler {
 		}
 		// grpc reads the whole message before its interceptors run, which is too
 		// much to do for a stranger.
-		id, err := s.remoteActor(r)
+		id, err := s.gate.Identify(r)
 		if err != nil {
 			refuse(w, s.status(r.URL.Path, id.Actor, err))
 			return
@@ -202,21 +200,21 @@ func (s *Server) Handler(next http.Handler) http.Handler {
 		if s.streams[r.URL.Path] {
 			_, _ = rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{})
 		}
-		s.remote.ServeHTTP(w, r.WithContext(withCaller(r.Context(), id)))
+		s.remote.ServeHTTP(w, r.WithContext(callers.With(r.Context(), id)))
 	})
 }
 
 // REST returns the handler of the paths below rest.Prefix, for the same callers and
 // with the same answers.
 func (s *Server) REST() (http.Handler, error) {
-	methods := &rest.Methods{Unary: s.unary(knownActor), Stream: s.stream(knownActor)}
+	methods := &rest.Methods{Unary: s.unary(callers.Known), Stream: s.stream(callers.Known)}
 	s.register(methods)
 	return rest.New(rest.Options{Methods: methods, Identify: func(r *http.Request) (context.Context, error) {
-		id, err := s.remoteActor(r)
+		id, err := s.gate.Identify(r)
 		if err != nil {
 			return nil, s.status(r.URL.Path, id.Actor, err)
 		}
-		ctx := withCaller(r.Context(), id)
+		ctx := callers.With(r.Context(), id)
 		if reason := r.Header.Get(reasonHeader); reason != "" {
 			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(reasonHeader, reason))
 		}

@@ -1,4 +1,4 @@
-package api
+package explain
 
 import (
 	"context"
@@ -6,27 +6,15 @@ import (
 	"net/netip"
 	"slices"
 
+	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
 
 	"tailscale.com/tailcfg"
 )
 
-func (s policies) PreviewPolicy(ctx context.Context, req *v1.PreviewPolicyRequest) (*v1.PreviewPolicyResponse, error) {
-	done, err := s.busy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	snap := s.snapshot()
-	n, err := snap.ParseNodeRef(req.GetNode())
-	if err != nil {
-		return nil, err
-	}
-	compiled, _, err := s.chosen(snap, req.GetPolicy())
-	if err != nil {
-		return nil, err
-	}
+// Node shows what a node is sent because of a policy.
+func Node(ctx context.Context, snap *tailnet.Snapshot, compiled *policy.Compiled, n *tailnet.Node) (*v1.PreviewPolicyResponse, error) {
 	id := policy.NodeID(n.ID)
 	out := &v1.PreviewPolicyResponse{NodeId: uint64(n.ID), Node: n.Name}
 	left := ration(maxTexts)
@@ -47,8 +35,12 @@ func (s policies) PreviewPolicy(ctx context.Context, req *v1.PreviewPolicyReques
 			continue
 		}
 		if out.PeerCount++; out.PeerCount <= maxListed && left > 0 {
+			seen := &v1.PolicyPeer{NodeId: uint64(peer.ID), Node: peer.Name}
 			routes := compiled.Routes(id, p, primary)
-			out.Peers = append(out.Peers, &v1.PolicyPeer{NodeId: uint64(peer.ID), Node: peer.Name, Routes: texts(routes[:left.take(len(routes))])})
+			for _, r := range routes[:left.take(len(routes))] {
+				seen.Routes = append(seen.Routes, r.String())
+			}
+			out.Peers = append(out.Peers, seen)
 		}
 	}
 	if ssh := compiled.SSH(id); ssh != nil {

@@ -1,4 +1,8 @@
-package api
+// Package explain owns the answers to questions about a policy, for people: who
+// reaches whom and why, what a node is sent, and what another policy would change.
+//
+// It refuses to know who asks, and which policy they mean.
+package explain
 
 import (
 	"context"
@@ -43,17 +47,9 @@ type subject struct {
 	v4, v6 netip.Addr
 }
 
-func (s policies) ExplainPolicy(ctx context.Context, req *v1.ExplainPolicyRequest) (*v1.ExplainPolicyResponse, error) {
-	done, err := s.busy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	snap := s.snapshot()
-	compiled, source, err := s.chosen(snap, req.GetPolicy())
-	if err != nil {
-		return nil, err
-	}
+// Flows answers whether somebody can reach something: with the rules of compiled,
+// which was compiled with the users and nodes of the snapshot and of which source is the text.
+func Flows(ctx context.Context, snap *tailnet.Snapshot, compiled *policy.Compiled, source string, req *v1.ExplainPolicyRequest) (*v1.ExplainPolicyResponse, error) {
 	from, err := subjects(snap, compiled, req.GetSource())
 	if err != nil {
 		return nil, err
@@ -98,19 +94,6 @@ func (s policies) ExplainPolicy(ctx context.Context, req *v1.ExplainPolicyReques
 		return nil, tailnet.Errorf(tailnet.Invalid, "source and destination are the same node: it always reaches itself")
 	}
 	return out, nil
-}
-
-// chosen returns the policy that a question is about, and its text: the given
-// one, or the one in force.
-func (s policies) chosen(snap *tailnet.Snapshot, source string) (*policy.Compiled, string, error) {
-	if source == "" {
-		return snap.Policy().Compiled, snap.Policy().Source, nil
-	}
-	p, err := tailnet.PreparePolicy(snap, source)
-	if err != nil {
-		return nil, "", err
-	}
-	return p.Compiled, source, nil
 }
 
 // subjects understands how people name ends of a flow.

@@ -1,4 +1,8 @@
-package api
+// Package callers owns who calls the admin API, as a tailnet.Actor: whoever may open
+// the unix socket, or the holder of an API key over TLS; and how often they may call.
+//
+// It refuses to know what they call. It holds no state but counts of calls.
+package callers
 
 import (
 	"context"
@@ -19,8 +23,42 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// An identifier tells who makes a call.
-type identifier func(context.Context) (caller, error)
+// A Caller is who calls and, unless it is a local party, by which key.
+type Caller struct {
+	tailnet.Actor
+	Key tailnet.APIKeyID
+}
+
+type contextKey struct{}
+
+// With returns a context of a call by c.
+func With(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// Of returns who makes a call; without one, an actor without rights.
+func Of(ctx context.Context) Caller {
+	c, _ := ctx.Value(contextKey{}).(Caller)
+	return c
+}
+
+// A Gate lets remote callers in.
+type Gate struct {
+	state  *tailnet.State
+	now    func() time.Time
+	log    *slog.Logger
+	failed *limiter[netip.Addr]
+	byKey  *limiter[tailnet.APIKeyID]
+	byAddr *limiter[netip.Addr]
+}
+
+// NewGate makes a gate to a tailnet.
+func NewGate(state *tailnet.State, now func() time.Time, log *slog.Logger) *Gate {
+	return &Gate{
+		state: state, now: now, log: log,
+		failed: newLimiter[netip.Addr](failPace), byAddr: newLimiter[netip.Addr](addrPace), byKey: newLimiter[tailnet.APIKeyID](keyPace),
+	}
+}
 
 // socketPeer is who opened a connection to the unix socket.
 type socketPeer struct {
@@ -29,6 +67,9 @@ type socketPeer struct {
 }
 
 func (socketPeer) AuthType() string { return "unix" }
+
+// SocketCreds returns what finds out who is at the other end of a unix socket, for Local.
+func SocketCreds(log *slog.Logger) credentials.TransportCredentials { return socketCreds{log} }
 
 // socketCreds finds out who is at the other end of a unix socket. There is no
 // handshake and nothing to encrypt.
@@ -67,86 +108,87 @@ func (c socketCreds) Clone() credentials.TransportCredentials { return c }
 
 func (c socketCreds) OverrideServerName(string) error { return nil }
 
-// localActor trusts whoever may open the unix socket.
-func localActor(ctx context.Context) (caller, error) {
+// Local trusts whoever may open the unix socket.
+func Local(ctx context.Context) (Caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return caller{}, status.Error(codes.Unauthenticated, "no peer")
+		return Caller{}, status.Error(codes.Unauthenticated, "no peer")
 	}
 	local, ok := p.AuthInfo.(socketPeer)
 	if !ok {
-		return caller{}, status.Error(codes.Unauthenticated, "not a local connection")
+		return Caller{}, status.Error(codes.Unauthenticated, "not a local connection")
 	}
-	return caller{Actor: tailnet.Actor{Kind: tailnet.LocalCLI, Name: local.name}}, nil
+	return Caller{Actor: tailnet.Actor{Kind: tailnet.LocalCLI, Name: local.name}}, nil
 }
 
 // touchEvery is how exact the last use of an API key is.
 const touchEvery = time.Minute
 
-// remoteActor tells who makes a request through the public listener, by its
-// API key, and counts it.
-func (s *Server) remoteActor(r *http.Request) (caller, error) {
-	var none caller
+// Identify tells who makes a request through the public listener, by its API key, and
+// counts it. The request is private if its TLS is set or its RemoteAddr is loopback (a proxy
+// on the same machine); otherwise no key is good. The error is a gRPC status or the tailnet's.
+func (g *Gate) Identify(r *http.Request) (Caller, error) {
+	var none Caller
 	addr := remoteIP(r.RemoteAddr)
 	if r.TLS == nil && !addr.IsLoopback() {
 		return none, status.Error(codes.Unauthenticated,
 			"API keys are not accepted over an unencrypted connection: use TLS, and consider this key seen by others")
 	}
-	now := s.opts.Now()
+	now := g.now()
 	secret, ok := bearer(r.Header.Values("Authorization"))
 	if !ok {
-		refusal, _ := s.noKey(addr, now, status.Error(codes.Unauthenticated,
+		refusal, _ := g.noKey(addr, now, status.Error(codes.Unauthenticated,
 			"this server wants an API key (`authorization: Bearer tskey-api-…`); make one with `heddle apikeys create` on the server"))
 		return none, refusal
 	}
-	key, err := s.snapshot().FindAPIKey(secret, now)
+	key, err := g.state.Snapshot().FindAPIKey(secret, now)
 	if err != nil {
-		refusal, tell := s.noKey(addr, now, status.Error(codes.Unauthenticated, tailnet.Message(err)))
+		refusal, tell := g.noKey(addr, now, status.Error(codes.Unauthenticated, tailnet.Message(err)))
 		if tell {
-			s.log.Warn("api key refused", "key", publicPart(secret), "remote", addr, "err", tailnet.Message(err))
+			g.log.Warn("api key refused", "key", publicPart(secret), "remote", addr, "err", tailnet.Message(err))
 		}
 		return none, refusal
 	}
-	if err := s.pace(key, addr, now); err != nil {
+	if err := g.pace(key, addr, now); err != nil {
 		return none, err
 	}
 	actor := tailnet.Actor{Kind: tailnet.ByAPIKey, Name: key.Public, User: key.Owner, Role: key.Role, Scopes: key.Scopes, Tags: key.Tags, From: addr.String()}
-	if err := s.mayRead(actor); err != nil {
+	if err := g.mayRead(actor); err != nil {
 		return none, err
 	}
 	if now.Sub(key.LastUsed) >= touchEvery {
-		_, err = s.opts.State.Update(r.Context(), tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
+		_, err = g.state.Update(r.Context(), tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
 			tx.TouchAPIKey(key.ID)
 			return nil
 		})
 	}
-	return caller{actor, key.ID}, err
+	return Caller{actor, key.ID}, err
 }
 
 // pace refuses what is more than a program needs: no key, and no address, may take
 // the CPU from the clients.
-func (s *Server) pace(key *tailnet.APIKey, addr netip.Addr, now time.Time) error {
+func (g *Gate) pace(key *tailnet.APIKey, addr netip.Addr, now time.Time) error {
 	addr = site(addr)
-	if !s.byKey.allow(key.ID, now) {
+	if !g.byKey.allow(key.ID, now) {
 		return status.Errorf(codes.ResourceExhausted, "too many calls with API key %s: slow down", key.Public)
 	}
-	if !s.byAddr.allow(addr, now) {
+	if !g.byAddr.allow(addr, now) {
 		return status.Error(codes.ResourceExhausted, "too many calls from your address: slow down")
 	}
-	s.byKey.add(key.ID, now)
-	s.byAddr.add(addr, now)
+	g.byKey.add(key.ID, now)
+	g.byAddr.add(addr, now)
 	return nil
 }
 
 // noKey answers a call without a valid API key: with the refusal or, if there were
 // too many from that address, without a word about the key. The limit is on guesses alone: who has a
 // key is served, whoever else calls from the same address. tell is whether the log should have it.
-func (s *Server) noKey(addr netip.Addr, now time.Time, refusal error) (_ error, tell bool) {
+func (g *Gate) noKey(addr netip.Addr, now time.Time, refusal error) (_ error, tell bool) {
 	addr = site(addr)
-	if !s.failed.allow(addr, now) {
+	if !g.failed.allow(addr, now) {
 		return status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute"), false
 	}
-	return refusal, s.failed.add(addr, now)
+	return refusal, g.failed.add(addr, now)
 }
 
 // publicPart returns the part of an API key that names it and may be logged;
@@ -185,11 +227,37 @@ func remoteIP(addr string) netip.Addr {
 	return ap.Addr().Unmap().WithZone("")
 }
 
-// knownActor finds what Handler found out before grpc saw the request.
-func knownActor(ctx context.Context) (caller, error) {
-	a := callerOf(ctx)
-	if a.Kind == "" {
-		return a, status.Error(codes.Unauthenticated, "unknown caller")
+// Known is who Identify said it is, when the request was looked at first; see With.
+func Known(ctx context.Context) (Caller, error) {
+	c := Of(ctx)
+	if c.Kind == "" {
+		return c, status.Error(codes.Unauthenticated, "unknown caller")
 	}
-	return a, nil
+	return c, nil
 }
+
+// mayRead refuses who may not read any area: whose key is good for nothing here.
+func (g *Gate) mayRead(a tailnet.Actor) error {
+	snap := g.state.Snapshot()
+	for _, area := range tailnet.Areas {
+		if snap.Can(a, tailnet.Read(area)) {
+			return nil
+		}
+	}
+	return tailnet.Errorf(tailnet.Denied, "%s may not use this API: neither its role nor its scopes let it", a)
+}
+
+// StillValid refuses a caller whose key does not work any more.
+func (g *Gate) StillValid(c Caller) error {
+	if c.Key == 0 {
+		return nil
+	}
+	k := g.state.Snapshot().APIKey(c.Key)
+	if k == nil || !k.Revoked.IsZero() || !g.now().Before(k.Expires) {
+		return status.Errorf(codes.Unauthenticated, "API key %s does not work any more", c.Name)
+	}
+	return nil
+}
+
+// apiKeyPrefix begins every API key.
+const apiKeyPrefix = "tskey-api-"
