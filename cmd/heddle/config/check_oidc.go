@@ -25,6 +25,11 @@ func (c checker) checkProviders() {
 		if len(p.AllowedGroups) > 0 && p.GroupsClaim == "" {
 			fail("allowed_groups needs groups_claim, which says where the groups stand")
 		}
+		for _, name := range protocolParams {
+			if _, ok := p.Params[name]; ok {
+				fail("params: %s is a parameter that heddle sets itself: remove it", name)
+			}
+		}
 		if len(p.AllowedDomains)+len(p.AllowedUsers)+len(p.AllowedGroups) == 0 && isPublicIssuer(p.Issuer) {
 			c.warnf("%s (%s) lets everybody with an account there in: set allowed_domains, allowed_users or allowed_groups", key, p.Name)
 		}
@@ -35,6 +40,12 @@ func (c checker) checkProviders() {
 	if len(c.OIDC.Providers) == 0 && len(c.OIDC.Owners) > 0 {
 		c.warnf("oidc.owners is set, but no oidc.providers at which they could log in")
 	}
+}
+
+// protocolParams are those that a login depends on.
+var protocolParams = []string{
+	"client_id", "redirect_uri", "response_type", "response_mode", "scope", "state", "nonce",
+	"code_challenge", "code_challenge_method", "request", "request_uri",
 }
 
 // publicIssuers are those where everybody can have an account, by how they begin.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +71,7 @@ func TestBadProviders(t *testing.T) {
 		{"same name", "{name: a, issuer: 'https://id.example.com', client_id: x}, {name: a, issuer: 'https://id.example.org', client_id: x}", "the name of number 1 of the list, too"},
 		{"unknown key", "{name: a, issuer: 'https://id.example.com', client_id: x, alowed_users: []}", "did you mean allowed_users?"},
 		{"bad parameter", "{name: a, issuer: 'https://id.example.com', client_id: x, params: {'a b': c}}", "is not the name of a parameter"},
+		{"a parameter of the protocol", "{name: a, issuer: 'https://id.example.com', client_id: x, params: {state: c}}", "oidc.providers[0]: params: state is a parameter that heddle sets itself"},
 		{"bad domain", "{name: a, issuer: 'https://id.example.com', client_id: x, allowed_domains: ['@example.com']}", "is not a domain name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,5 +90,33 @@ func TestProvidersOfStrangers(t *testing.T) {
 	}
 	if all := strings.Join(cfg.Warnings, "\n"); !strings.Contains(all, "lets everybody with an account there in") || !strings.Contains(all, "the first person who logs in becomes owner") {
 		t.Errorf("warnings:\n%s", all)
+	}
+}
+
+// TestHeadscaleProvider tells people who bring a configuration along what to write.
+func TestHeadscaleProvider(t *testing.T) {
+	_, err := Parse("f.yaml", []byte(`
+oidc:
+  only_start_if_oidc_is_available: true
+  issuer: https://id.example.com
+  client_id: headscale
+  client_secret_path: /etc/headscale/secret
+  scope: [openid, profile, email, groups]
+  extra_params: {domain_hint: example.com}
+  allowed_groups: [staff]
+  expiry: 30d
+  pkce: {enabled: true, method: S256}
+`), nil)
+	var errs Errors
+	if !errors.As(err, &errs) || len(errs) != 9 {
+		t.Fatal(err)
+	}
+	for _, e := range errs {
+		if !strings.HasPrefix(e.Msg, "unknown key: ") || strings.Contains(e.Msg, "did you mean") || e.Line == 0 {
+			t.Error(e)
+		}
+	}
+	if msg := errs[1].String(); msg != "f.yaml:4: oidc.issuer: unknown key: write oidc.providers: [{name: corp, issuer: …, client_id: …, client_secret_file: …}]" {
+		t.Error(msg)
 	}
 }

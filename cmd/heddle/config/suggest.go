@@ -21,7 +21,27 @@ var foreign = map[string]string{
 	"tls_key_path":                      "write tls.key_file",
 	"unix_socket_permission":            "write unix_socket_mode",
 	"acl_policy_path":                   "write policy.path",
+
+	"oidc.issuer":                          "write " + oneProvider,
+	"oidc.client_id":                       "write " + oneProvider,
+	"oidc.client_secret":                   "write " + oneProvider,
+	"oidc.client_secret_path":              "write client_secret_file in " + oneProvider,
+	"oidc.scope":                           "write scopes, without openid, in " + oneProvider,
+	"oidc.extra_params":                    "write params in " + oneProvider,
+	"oidc.allowed_domains":                 "write it in " + oneProvider,
+	"oidc.allowed_users":                   "write it in " + oneProvider,
+	"oidc.allowed_groups":                  "write it, and groups_claim: groups, in " + oneProvider,
+	"oidc.email_verified_required":         "write allow_unverified_email in " + oneProvider,
+	"oidc.expiry":                          "write nodes.key_expiry",
+	"oidc.pkce":                            "PKCE is always used, remove it",
+	"oidc.only_start_if_oidc_is_available": "the server never waits for a provider, remove it",
+	"oidc.use_expiry_from_token":           "nodes.key_expiry decides, remove it",
+	"oidc.strip_email_domain":              "users are known by issuer and subject, remove it",
+	"oidc.map_legacy_users":                "users are known by issuer and subject, remove it",
 }
+
+// oneProvider is where the keys of a provider belong.
+const oneProvider = "oidc.providers: [{name: corp, issuer: …, client_id: …, client_secret_file: …}]"
 
 // unknown says what to do about a key path that nobody knows.
 func (s *schema) unknown(path string) string {
