@@ -47,12 +47,14 @@ func (p *provider) profile(s sources, log *slog.Logger) (tailnet.Profile, error)
 	} else if err := p.admit(email, verified, nil); err != nil {
 		return tailnet.Profile{}, err
 	}
-	v, _ := s.at(p.Claims.Role)
-	role, unknown := roleOf(v)
-	if unknown != "" {
-		log.Warn("the provider gives a person a role that does not exist; it is ignored", "claim", p.Claims.Role, "role", oneLine(unknown, maxName))
+	if p.Claims.Role != "" {
+		v, _ := s.at(p.Claims.Role)
+		role, unknown := roleOf(v)
+		if unknown != "" {
+			log.Warn("the provider gives a person a role that providers cannot give; it is ignored", "claim", p.Claims.Role, "role", oneLine(unknown, maxName))
+		}
+		out.Role = role
 	}
-	out.Role = role
 	return out, nil
 }
 

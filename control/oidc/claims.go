@@ -153,13 +153,15 @@ func groupsOf(v any) (names []string, left bool) {
 	return slices.Compact(names), left
 }
 
-// roles are those that a claim can give, the mightiest first.
+// roles are those that a claim can give, the mightiest first. Who is an owner is decided here and
+// not by providers.
 var roles = []policy.Role{
-	policy.Owner, policy.Admin, policy.NetworkAdmin, policy.ITAdmin, policy.BillingAdmin, policy.Auditor, policy.Member,
+	policy.Admin, policy.NetworkAdmin, policy.ITAdmin, policy.BillingAdmin, policy.Auditor, policy.Member,
 }
 
-// roleOf returns the mightiest role that v names, "" if it says nothing; unknown is a single name that
-// is no role. Of a list that names none the person is a member: whoever loses a role at the provider loses it here.
+// roleOf returns the mightiest role that v names. Of a claim that is absent, or a list that names no role, the
+// person is a member: whoever loses a role at the provider loses it here. A single
+// name that is no role is returned instead of one, as a mistake in the setup.
 func roleOf(v any) (role policy.Role, unknown string) {
 	names := stringsOf(v)
 	for _, r := range roles {
@@ -167,13 +169,10 @@ func roleOf(v any) (role policy.Role, unknown string) {
 			return r, ""
 		}
 	}
-	if _, ok := v.([]any); ok {
-		return policy.Member, ""
+	if s, ok := v.(string); ok && s != "" {
+		return "", s
 	}
-	if len(names) == 1 {
-		return "", names[0]
-	}
-	return "", ""
+	return policy.Member, ""
 }
 
 // stringsOf returns v if it is a string, or the strings in it if it is a list.

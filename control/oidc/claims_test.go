@@ -92,13 +92,15 @@ func TestRoles(t *testing.T) {
 		{`"admin"`, policy.Admin, ""},
 		{`"emperor"`, "", "emperor"},
 		{`"Admin"`, "", "Admin"},
-		{`""`, "", ""},
+		{`"owner"`, "", "owner"},
+		{`["owner", "auditor"]`, policy.Auditor, ""},
+		{`""`, policy.Member, ""},
 		{`["auditor", "network-admin", "x"]`, policy.NetworkAdmin, ""},
 		{`["offline_access"]`, policy.Member, ""},
 		{`[]`, policy.Member, ""},
-		{`null`, "", ""},
-		{`7`, "", ""},
-		{`{"admin": 1}`, "", ""},
+		{`null`, policy.Member, ""},
+		{`7`, policy.Member, ""},
+		{`{"admin": 1}`, policy.Member, ""},
 	} {
 		var v any
 		if err := json.Unmarshal([]byte(tt.text), &v); err != nil {
@@ -170,7 +172,7 @@ func TestProfile(t *testing.T) {
 		{"too many groups, the last of which may join", `{"groups":` + string(many) + `}`, Allow{Groups: []string{"g599"}}, tailnet.Profile{Groups: groups[:500]}, "some groups of a person are left out"},
 		{"groups elsewhere", `{"_claim_names":{"groups":"src1"}}`, Allow{}, tailnet.Profile{}, "keeps the groups of a person elsewhere"},
 		{"unknown role", `{"role":"emperor"}`, Allow{}, tailnet.Profile{Groups: []string{}}, "role=emperor"},
-		{"role", `{"role":"owner"}`, Allow{}, tailnet.Profile{Role: policy.Owner, Groups: []string{}}, ""},
+		{"role", `{"role":"auditor"}`, Allow{}, tailnet.Profile{Role: policy.Auditor, Groups: []string{}}, ""},
 	} {
 		var log strings.Builder
 		p := &provider{Config: Config{Name: "corp", Issuer: "https://idp.example", Allow: tt.allow, Claims: Claims{Groups: "groups", Role: "role"}}}
@@ -179,6 +181,9 @@ func TestProfile(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		tt.want.Identity.Issuer, tt.want.Provider = "https://idp.example", "corp"
+		if tt.want.Role == "" && tt.name != "unknown role" {
+			tt.want.Role = policy.Member
+		}
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%s: %s", tt.name, diff)
 		}

@@ -375,7 +375,7 @@ func TestHostileProvider(t *testing.T) {
 				}
 				return
 			}
-			if tailnet.CodeOf(err) != tt.code || !strings.HasPrefix(tailnet.Message(err), tt.want) || l.Provider != "" {
+			if tailnet.CodeOf(err) != tt.code || !strings.HasPrefix(tailnet.Message(err), tt.want) || l.Provider != "" || l.Then != "" && l.Then != "x" {
 				t.Errorf("got %v %v, want %v %q", tailnet.CodeOf(err), err, tt.code, tt.want)
 			}
 			if len(lines) != 1 || !strings.Contains(lines[0], tt.log) || len(lines[0]) > 1000 {

@@ -51,7 +51,7 @@ type Allow struct {
 // a URL, or a path with dots into an object, such as "realm_access.roles". "" means none.
 type Claims struct {
 	Groups string // a list of names, one name, or an object whose keys are the names
-	Role   string // the name of a role, or a list that may hold some
+	Role   string // the name of a role, or a list that may hold some; without the claim a person is a member
 }
 
 // Options are what New needs.
@@ -77,7 +77,7 @@ type Login struct {
 	AuthTime time.Time // when the provider saw the person authenticate; zero if it does not say
 	Then     string    // as given to Begin; beside an error, too, if that is known
 	Fresh    bool      // as given to Begin; the person authenticated after it then
-	Again    bool      // a reload: whatever follows a login happened already
+	Again    bool      // a reload: whatever follows a login, or an error, happened already
 }
 
 // Providers logs people in. Its methods may be called concurrently.
@@ -177,7 +177,8 @@ func (p *Providers) begin(w http.ResponseWriter, r *http.Request, name, then str
 }
 
 // Finish handles what the provider sent the browser back with. The same URL in the same browser
-// gives the same Login, or error, for some minutes. It writes nothing but headers.
+// gives the same Login, or error, for some minutes. It writes nothing but headers. With an error the
+// Login holds Then if the login is known to be this browser's, and nothing else.
 //
 // Errors are of type *tailnet.Error, and are logged here: Invalid (no login of ours, or too old),
 // Denied (another browser's, cancelled, not to be trusted, or the person may not join), Internal (the
@@ -197,7 +198,7 @@ func (p *Providers) Finish(w http.ResponseWriter, r *http.Request) (Login, error
 	}
 	if end != nil {
 		login := end.login
-		login.Again = end.err == nil
+		login.Again = true
 		return login, end.err
 	}
 	defer func() { p.flows.settle(f, end) }()
