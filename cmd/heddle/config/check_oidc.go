@@ -30,6 +30,9 @@ func (c checker) checkProviders() {
 				fail("params: %s is a parameter that heddle sets itself: remove it", name)
 			}
 		}
+		if p.AllowUnverifiedEmail && len(c.OIDC.Owners) > 0 {
+			c.warnf("%s (%s) takes e-mail addresses that are not verified: whoever can choose theirs there can become an owner by oidc.owners", key, p.Name)
+		}
 		if len(p.AllowedDomains)+len(p.AllowedUsers)+len(p.AllowedGroups) == 0 && isPublicIssuer(p.Issuer) {
 			c.warnf("%s (%s) lets everybody with an account there in: set allowed_domains, allowed_users or allowed_groups", key, p.Name)
 		}

@@ -387,11 +387,13 @@ type Provider struct {
 	// The groups whose members may log in, as groups_claim has them; one of them suffices.
 	AllowedGroups []string `key:"allowed_groups" format:"line" default:"any"`
 
-	// The claim with a person's groups, which policies know as group:NAME: a name, or a
-	// path with dots such as realm_access.roles.
+	// The claim with a person's groups, which policies know as group:NAME: a name, also a URL, or a
+	// path with dots such as realm_access.roles. It holds a list, one name, or an object whose keys are the names.
 	GroupsClaim string `key:"groups_claim" format:"line" default:"none"`
 
-	// The claim with a person's role: admin, network-admin, it-admin, billing-admin, auditor or member.
+	// The claim with a person's role: admin, network-admin, it-admin, billing-admin, auditor or member, or a
+	// list of which the mightiest counts. It then decides at each login: a person without the claim is a member.
+	// Owners stay owners.
 	RoleClaim string `key:"role_claim" format:"line" default:"none"`
 
 	// Whether e-mail addresses count that the provider does not call verified. Only where people cannot choose
