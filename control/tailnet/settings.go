@@ -46,7 +46,7 @@ func (tx *Tx) SetDNS(d DNS) error {
 	s := *tx.snap.settings
 	s.DNS = d
 	tx.putSettings(s)
-	tx.audit("dns.set", "dns")
+	tx.audit("dns.set", "dns", dnsChanges(&own, &d)...)
 	tx.refreshDNS()
 	return nil
 }
@@ -65,7 +65,7 @@ func (tx *Tx) SetAdmission(a Admission) error {
 		a.KeyExpiry = -1
 	}
 	if a.KeyExpiry > maxKeyLife || a.KeyExpiry > 0 && a.KeyExpiry < minKeyExpiry {
-		return Errorf(Invalid, "key expiry %v: it must be between %v and ten years; negative means never", a.KeyExpiry, minKeyExpiry)
+		return Errorf(Invalid, "key expiry %v: it must be between an hour and ten years; negative means never", a.KeyExpiry)
 	}
 	old := tx.snap.settings
 	if a == old.Admission {

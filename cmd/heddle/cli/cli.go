@@ -15,13 +15,15 @@ import (
 	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/dial"
 	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/people"
 	"heddle/cmd/heddle/cli/show"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // Env is what a command line has to do with.
@@ -39,9 +41,9 @@ type app struct {
 	flags    struct {
 		target dial.Target
 		output string // format
+		reason string
 	}
 	dial connection
-		reason string
 }
 
 // connection is the connection to the server; nil until a command needs it.
@@ -149,12 +151,13 @@ does not hold; 5 not allowed; 1 anything else.`,
 	f.StringVar(&a.flags.target.KeyFile, "api-key-file", "", "`FILE` with the key for it (HEDDLE_API_KEY_FILE; the\nkey itself goes into HEDDLE_API_KEY)")
 	f.StringVar(&a.flags.target.CAFile, "ca-file", "", "PEM `FILE` with a private CA of --address")
 	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT`: table, json or yaml (HEDDLE_OUTPUT)")
+	f.StringVar(&a.flags.reason, "reason", "", "`WHY` something is changed, for the audit log")
 	complete.Flag(root, "output", complete.Choice(formatTable, formatJSON, formatYAML))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	f.StringVar(&a.flags.reason, "reason", "", "`WHY` something is changed, for the audit log")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags(cmd) }
+	who := a.people()
 	root.AddCommand(
-		a.usersCommand(), a.preAuthKeysCommand(), a.nodesCommand(), a.authCommand(), a.apiKeysCommand(),
+		people.Users(who), a.preAuthKeysCommand(), a.nodesCommand(who), people.Auth(who), a.apiKeysCommand(), people.Settings(who),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
 		a.debugCommand(), a.auditCommand(), a.webhooksCommand(),
 	)
@@ -162,9 +165,27 @@ does not hold; 5 not allowed; 1 anything else.`,
 	return root
 }
 
+// people are the tools for the commands about people.
+func (a *app) people() people.Tools {
+	return people.Tools{
+		Server: a.server, Names: a.names(), Show: a.show, Done: a.done, Table: a.print, Hint: a.hint, Since: a.since,
+		List:  func(list []proto.Message, hint string, table func()) error { return showList(a, list, hint, table) },
+		Args:  args,
+		Usage: usagef,
+		Group: group,
+		Confirm: func(cmd *cobra.Command) (func() error, func(string, ...any) error) {
+			c := a.confirmer(cmd)
+			return c.possible, c.ask
+		},
+	}
+}
+
 func (a *app) checkFlags(cmd *cobra.Command) error {
 	if err := exclusive(cmd, "socket", "address"); err != nil {
 		return err
+	}
+	if a.flags.reason != "" {
+		cmd.SetContext(metadata.AppendToOutgoingContext(cmd.Context(), "heddle-reason-bin", a.flags.reason))
 	}
 	if a.flags.output == "" {
 		a.flags.output = os.Getenv("HEDDLE_OUTPUT")
@@ -184,9 +205,6 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{Use: use, Short: short, Args: subcommand, RunE: help}
 	g.SuggestionsMinimumDistance = 2
 	g.AddCommand(commands...)
-	if a.flags.reason != "" {
-		cmd.SetContext(metadata.AppendToOutgoingContext(cmd.Context(), "heddle-reason-bin", a.flags.reason))
-	}
 	return g
 }
 

@@ -265,7 +265,11 @@ func TestCompletion(t *testing.T) {
 		{"apikeys delete ", ":4\n"},
 		{"auth register ", "c0ffee\ttablet\n:4\n"},
 		{"users list -o ", "table\njson\nyaml\n:4\n"},
-		{"apikeys create --role ", "admin\nauditor\n:4\n"},
+		{"apikeys create --role ", "owner\nadmin\nit-admin\nnetwork-admin\nbilling-admin\nauditor\nmember\n:4\n"},
+		{"users role alice ", "owner\nadmin\nit-admin\nnetwork-admin\nbilling-admin\nauditor\nmember\n:4\n"},
+		{"users suspend ", "alice\tAlice\nbob@example.com\n:4\n"},
+		{"settings set ", "device-approval\nuser-approval\nkey-expiry\n:4\n"},
+		{"settings set key-expiry ", "never\ndefault\n180d\n:4\n"},
 	} {
 		args := append([]string{"__complete", "--socket", w.socket}, strings.Split(c.args, " ")...)
 		got := heddle(t, "", args...).out
@@ -288,6 +292,7 @@ func TestHelpIsNarrow(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"nodes", "list"}, {"nodes", "expire"}, {"nodes", "approve-routes"}, {"preauthkeys", "create"},
 		{"users", "create"}, {"dns", "set"}, {"auth", "register"}, {"config", "check"}, {"apikeys", "create"},
+		{"users", "role"}, {"users", "suspend"}, {"users", "link"}, {"nodes", "expiry"}, {"settings", "set"}, {"auth", "list"},
 	} {
 		for line := range strings.Lines(heddle(t, "", append(args, "--help")...).out) {
 			if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {

@@ -13,6 +13,7 @@ import (
 
 	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/people"
 	"heddle/cmd/heddle/cli/show"
 	"heddle/cmd/heddle/cli/span"
 	v1 "heddle/proto/heddle/v1"
@@ -73,6 +74,9 @@ func (a *app) preAuthKeyCreate() *cobra.Command {
 	a.userFlag(cmd, &req.User, "`USER` whose devices join: ID, name or e-mail")
 	f.BoolVar(&req.Reusable, "reusable", false, "it admits any number of devices")
 	f.BoolVar(&req.Ephemeral, "ephemeral", false, "its devices are removed soon after they leave")
+	f.BoolVar(&req.Preauthorized, "preauthorized", false, "its devices need no approval")
+	f.BoolVar(&req.Preauthorized, "preapproved", false, "")
+	f.MarkHidden("preapproved") // another name of the same
 	f.StringSliceVarP(&tags, "tags", "t", nil, "`TAGS` of its devices, which then belong to no user")
 	f.VarP(&life, "expiration", "e", "how long it is good: 90m, 24h, 7d")
 	f.StringVarP(&req.Description, "description", "d", "", "`TEXT`: what it is for")
@@ -152,6 +156,9 @@ func kindText(k *v1.PreAuthKey) string {
 	}
 	if k.GetEphemeral() {
 		kind += ", ephemeral"
+	}
+	if k.GetPreauthorized() {
+		kind += ", preauthorized"
 	}
 	return kind
 }
@@ -312,22 +319,27 @@ func (a *app) apiKeys() (v1.ApiKeyServiceClient, error) {
 }
 
 func (a *app) apiKeyCreate() *cobra.Command {
-	var role string
+	req := &v1.CreateApiKeyRequest{}
 	life := span.Value(90 * span.Day)
 	cmd := &cobra.Command{
 		Use:     "create",
 		Aliases: []string{"new", "add"},
 		Short:   "Make a key and print it; it cannot be shown again",
-		Example: "  heddle apikeys create\n  heddle apikeys create --expiration 1y --role auditor",
-		Args:    args(0, 0),
+		Example: `  heddle apikeys create
+  heddle apikeys create --expiration 1y --role auditor --description monitoring
+  heddle apikeys create --scope devices:core:read,dns     # these alone
+  heddle apikeys create --user alice                      # ends with alice`,
+		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.apiKeys()
 			if err != nil {
 				return err
 			}
-			resp, err := c.CreateApiKey(cmd.Context(), &v1.CreateApiKeyRequest{
-				Lifetime: durationpb.New(time.Duration(life)), Role: role,
-			})
+			if req.Role != "" && len(req.Scopes) > 0 {
+				return usagef("a key has a role or scopes: give --role or --scope")
+			}
+			req.Lifetime = durationpb.New(time.Duration(life))
+			resp, err := c.CreateApiKey(cmd.Context(), req)
 			if err != nil {
 				return err
 			}
@@ -335,8 +347,11 @@ func (a *app) apiKeyCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().VarP(&life, "expiration", "e", "how long it is good: 24h, 90d, 1y")
-	cmd.Flags().StringVar(&role, "role", "", "`ROLE`: admin (everything) or auditor (read)")
-	complete.Flag(cmd, "role", complete.Choice("admin", "auditor"))
+	cmd.Flags().StringVar(&req.Role, "role", "", "`ROLE` of a user who could do the same (admin)")
+	complete.Flag(cmd, "role", complete.Choice(people.Roles...))
+	cmd.Flags().StringSliceVar(&req.Scopes, "scope", nil, "`SCOPES` instead of a role: dns, devices:core:read,\n…")
+	a.userFlag(cmd, &req.User, "`USER` whose key it is: it can do no more than they")
+	cmd.Flags().StringVarP(&req.Description, "description", "d", "", "`TEXT`: what it is for")
 	return cmd
 }
 
@@ -357,16 +372,24 @@ func (a *app) apiKeyList() *cobra.Command {
 				return err
 			}
 			return showList(a, list, "There are no API keys; `heddle apikeys create` makes one.", func() {
-				t := show.NewTable("ID", "KEY", "ROLE", "STATE", "EXPIRES", "LAST USED", "CREATED")
-				t.Cut = []string{"ROLE"}
+				t := show.NewTable("ID", "KEY", "OWNER", "MAY", "STATE", "EXPIRES", "LAST USED", "CREATED", "DESCRIPTION")
+				t.Cut, t.Drop = []string{"OWNER", "MAY", "DESCRIPTION"}, []string{"CREATED", "DESCRIPTION"}
 				for _, k := range list {
-					t.Add(k.GetId(), k.GetPrefix(), k.GetRole(), show.In(stateColors[k.GetState()], k.GetState()),
-						a.since(k.GetExpiration(), "never"), a.since(k.GetLastSeen(), "never"), a.since(k.GetCreatedAt(), "-"))
+					t.Add(k.GetId(), k.GetPrefix(), or(k.GetUser().GetName()), apiKeyMay(k), show.In(stateColors[k.GetState()], k.GetState()),
+						a.since(k.GetExpiration(), "never"), a.since(k.GetLastSeen(), "never"), a.since(k.GetCreatedAt(), "-"), or(k.GetDescription()))
 				}
 				a.print(t)
 			})
 		},
 	}
+}
+
+// apiKeyMay is what a key may do: a role or scopes.
+func apiKeyMay(k *v1.ApiKey) string {
+	if len(k.GetScopes()) > 0 {
+		return strings.Join(k.GetScopes(), ",")
+	}
+	return k.GetRole()
 }
 
 func listAPIKeys(ctx context.Context, c v1.ApiKeyServiceClient) ([]*v1.ApiKey, error) {
@@ -388,7 +411,7 @@ func (a *app) findAPIKey(ctx context.Context, arg string) (namedKey, error) {
 	}
 	for _, k := range list {
 		if k.GetId() == id || key != "" && k.GetPrefix() == public(key) {
-			return namedKey{k.GetId(), "", fmt.Sprintf("API key %d (%s, %s)", k.GetId(), k.GetPrefix(), k.GetRole()), true}, nil
+			return namedKey{k.GetId(), "", fmt.Sprintf("API key %d (%s, %s)", k.GetId(), k.GetPrefix(), apiKeyMay(k)), true}, nil
 		}
 	}
 	return namedKey{id, key, "the key", false}, nil

@@ -13,15 +13,17 @@ import (
 
 	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/people"
 	"heddle/cmd/heddle/cli/show"
 	"heddle/cmd/heddle/cli/span"
 	v1 "heddle/proto/heddle/v1"
 )
 
-func (a *app) nodesCommand() *cobra.Command {
+func (a *app) nodesCommand(who people.Tools) *cobra.Command {
 	g := group("nodes", "The devices of the tailnet",
 		a.nodeList(), a.nodeShow(), a.nodeRename(), a.nodeDelete(), a.nodeExpire(), a.nodeTag(),
-		a.nodeApproveRoutes(), a.nodeListRoutes(), a.register())
+		a.nodeApproveRoutes(), a.nodeListRoutes(), people.Register(who),
+		people.NodeApprove(who), people.NodeReject(who), people.NodeExpiry(who))
 	g.Aliases = []string{"node", "machines", "machine"}
 	g.Long = g.Short + ".\n\nWhere a command wants a NODE, give its ID, its name or one of its addresses."
 	return g
@@ -89,6 +91,9 @@ func (a *app) printNodes(list []*v1.Node) {
 	if waiting {
 		a.hint("Routes wait for approval: see `heddle nodes list-routes`.")
 	}
+	if slices.ContainsFunc(list, (*v1.Node).GetPendingApproval) {
+		a.hint("Nodes wait for approval: `heddle nodes approve NODE`, or reject.")
+	}
 }
 
 // waitingRoutes returns how many routes a node offers that nobody has approved.
@@ -112,6 +117,8 @@ func nodeStatus(n *v1.Node) show.Cell {
 	switch {
 	case n.GetExpired():
 		return show.In(show.Red, "expired")
+	case n.GetPendingApproval():
+		return show.In(show.Yellow, "needs approval")
 	case n.GetOnline():
 		return show.In(show.Green, "online")
 	}
@@ -165,7 +172,11 @@ func nodeTable(n *v1.Node) *show.Table {
 	t.Add("last seen", when(n.GetLastSeen(), "never"))
 	t.Add("created", when(n.GetCreatedAt(), "-"))
 	t.Add("admitted by", or(methodTexts[n.GetRegisterMethod()]))
-	t.Add("key expires", when(n.GetExpiry(), "never"))
+	never := "never"
+	if n.GetKeyExpiryDisabled() && len(n.GetTags()) == 0 {
+		never = "never, also after a login"
+	}
+	t.Add("key expires", when(n.GetExpiry(), never))
 	t.Add("ephemeral", yesNo(n.GetEphemeral()))
 	t.Add("advertised routes", list(n.GetAvailableRoutes()))
 	t.Add("approved routes", list(n.GetApprovedRoutes()))

@@ -65,6 +65,22 @@ func showList[M proto.Message](a *app, list []M, hint string, table func()) erro
 	return a.encode(text)
 }
 
+// all returns the items of all pages that get returns.
+func all[T any](get func(token string) ([]T, string, error)) ([]T, error) {
+	var out []T
+	for token := ""; ; {
+		items, next, err := get(token)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, items...)
+		if next == "" {
+			return out, nil
+		}
+		token = next
+	}
+}
+
 // marshal returns the protojson form with all fields.
 func marshal(m proto.Message) (json.RawMessage, error) {
 	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)

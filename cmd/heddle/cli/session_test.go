@@ -180,6 +180,38 @@ func (w *world) populate() {
 	})
 }
 
+// letWait turns approvals on, and lets carol log in with a device.
+func (w *world) letWait() {
+	w.t.Helper()
+	w.must(func(tx *tailnet.Tx) error {
+		return tx.SetAdmission(tailnet.Admission{DeviceApproval: true, UserApproval: true})
+	})
+	login := tailnet.Actor{Kind: tailnet.ByUser, Name: "carol"}
+	boss := tailnet.Profile{Identity: tailnet.Identity{Issuer: "https://id.example.com", Subject: "1"}, Email: "boss@example.com"}
+	carol := tailnet.Profile{
+		Identity: tailnet.Identity{Issuer: "https://id.example.com", Subject: "2"}, Email: "carol@example.com",
+		DisplayName: "Carol C.", PictureURL: "https://id.example.com/carol.png", Groups: []string{"engineers", "climbers"},
+	}
+	for _, p := range []tailnet.Profile{boss, carol} {
+		_, err := w.state.Update(w.t.Context(), login, func(tx *tailnet.Tx) error {
+			u, err := tx.LogIn(p)
+			if err == nil {
+				login.User = u.ID
+			}
+			return err
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if _, err := w.state.Update(w.t.Context(), login, func(tx *tailnet.Tx) error {
+		_, err := tx.RegisterForUser(registration("pad"), login.User, tailnet.ByOIDC)
+		return err
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // CompleteLogin makes world the pending logins: one device waits.
 func (w *world) CompleteLogin(ctx context.Context, a tailnet.Actor, id string, user tailnet.UserID, m tailnet.Method) (*tailnet.Node, error) {
 	r, ok := w.logins[id]
@@ -195,6 +227,21 @@ func (w *world) CompleteLogin(ctx context.Context, a tailnet.Actor, id string, u
 		delete(w.logins, id)
 	}
 	return n, err
+}
+
+func (w *world) RejectLogin(_ context.Context, _ tailnet.Actor, id string) error {
+	if _, ok := w.logins[id]; !ok {
+		return tailnet.Errorf(tailnet.NotFound, "no device waits under the ID %q", id)
+	}
+	delete(w.logins, id)
+	return nil
+}
+
+func (w *world) DecideSSH(_ context.Context, _ tailnet.Actor, id string, _ bool) error {
+	if id != "55aacc" {
+		return tailnet.Errorf(tailnet.NotFound, "no connection waits under the ID %q", id)
+	}
+	return nil
 }
 
 // waiting are the devices of CompleteLogin that wait.
@@ -259,8 +306,11 @@ func TestSessions(t *testing.T) {
 						b.WriteByte('\n')
 					}
 					b.WriteString(line)
-					if line == "# populated\n" {
+					switch line {
+					case "# populated\n":
 						w.populate()
+					case "# with somebody who waits\n":
+						w.letWait()
 					}
 				case strings.HasPrefix(line, "(later: "):
 					b.WriteString(line)

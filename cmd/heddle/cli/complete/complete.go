@@ -97,7 +97,7 @@ func (s Server) APIKeys() cobra.CompletionFunc {
 	return s.ask(func(ctx context.Context, conn grpc.ClientConnInterface) (out []cobra.Completion) {
 		resp, _ := v1.NewApiKeyServiceClient(conn).ListApiKeys(ctx, &v1.ListApiKeysRequest{})
 		for _, k := range resp.GetApiKeys() {
-			out = append(out, cobra.CompletionWithDesc(fmt.Sprint(k.GetId()), k.GetPrefix()+", "+k.GetRole()+", "+k.GetState()))
+			out = append(out, cobra.CompletionWithDesc(fmt.Sprint(k.GetId()), k.GetPrefix()+", "+cmp.Or(k.GetRole(), strings.Join(k.GetScopes(), " "))+", "+k.GetState()))
 		}
 		return out
 	})
