@@ -93,7 +93,15 @@ func (s *Server) auditLog(ctx context.Context, c *call, req *tailcfg.AuditLogReq
 	if err != nil {
 		return err
 	}
-	s.log.Info("a device reports", "node", n.ID, "name", n.Name, "action", req.Action, "details", fmt.Sprintf("%.500q", req.Details))
+	if !s.throttle.changes.allow(c.machine) {
+		return errTooOften // the client keeps it and tries again
+	}
+	_, err = s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
+		return tx.ClientReport(n.ID, string(req.Action), req.Details)
+	})
+	if err != nil {
+		return err
+	}
 	c.w.WriteHeader(http.StatusOK)
 	return nil
 }

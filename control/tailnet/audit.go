@@ -2,7 +2,9 @@ package tailnet
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,6 +17,7 @@ func nodeChanges(old, n *Node) []Change {
 			out = append(out, Change{field, from, to})
 		}
 	}
+	add("stableID", string(old.StableID), string(n.StableID))
 	add("name", old.Name, n.Name)
 	add("key", keyText(old.Key), keyText(n.Key))
 	add("owner", idText(int64(old.Owner)), idText(int64(n.Owner)))
@@ -26,6 +29,74 @@ func nodeChanges(old, n *Node) []Change {
 	add("expiry", timeText(old.Expiry), timeText(n.Expiry))
 	add("approvedRoutes", prefixText(old.Approved), prefixText(n.Approved))
 	add("authKey", idText(int64(old.Origin.AuthKey)), idText(int64(n.Origin.AuthKey)))
+	return out
+}
+
+// authKeyChanges does the same for auth keys.
+func authKeyChanges(old, k *AuthKey) []Change {
+	return differing(
+		Change{"owner", idText(int64(old.Owner)), idText(int64(k.Owner))},
+		Change{"tags", strings.Join(old.Tags, ","), strings.Join(k.Tags, ",")},
+		Change{"reusable", boolText(old.Reusable), boolText(k.Reusable)},
+		Change{"ephemeral", boolText(old.Ephemeral), boolText(k.Ephemeral)},
+		Change{"preapproved", boolText(old.Approved), boolText(k.Approved)},
+		Change{"description", old.Description, k.Description},
+		Change{"expires", timeText(old.Expires), timeText(k.Expires)},
+		Change{"revoked", timeText(old.Revoked), timeText(k.Revoked)},
+	)
+}
+
+// apiKeyChanges does the same for API keys.
+func apiKeyChanges(old, k *APIKey) []Change {
+	return differing(
+		Change{"owner", idText(int64(old.Owner)), idText(int64(k.Owner))},
+		Change{"role", string(old.Role), string(k.Role)},
+		Change{"scopes", strings.Join(old.Scopes, " "), strings.Join(k.Scopes, " ")},
+		Change{"description", old.Description, k.Description},
+		Change{"expires", timeText(old.Expires), timeText(k.Expires)},
+		Change{"revoked", timeText(old.Revoked), timeText(k.Revoked)},
+	)
+}
+
+// maxChange bounds one value in the audit log: a tailnet may have thousands of DNS records.
+const maxChange = 4 << 10
+
+// dnsChanges does the same for DNS settings.
+func dnsChanges(old, d *DNS) []Change {
+	return differing(
+		Change{"magicDNS", boolText(old.MagicDNS), boolText(d.MagicDNS)},
+		Change{"overrideLocal", boolText(old.OverrideLocal), boolText(d.OverrideLocal)},
+		Change{"nameservers", strings.Join(old.Nameservers, ","), strings.Join(d.Nameservers, ",")},
+		Change{"split", splitText(old.Split), splitText(d.Split)},
+		Change{"search", strings.Join(old.Search, ","), strings.Join(d.Search, ",")},
+		Change{"records", recordText(old.Records), recordText(d.Records)},
+	)
+}
+
+func splitText(split map[string][]string) string {
+	var texts []string
+	for _, domain := range slices.Sorted(maps.Keys(split)) {
+		texts = append(texts, domain+"="+strings.Join(split[domain], "+"))
+	}
+	return strings.Join(texts, ",")
+}
+
+func recordText(records []DNSRecord) string {
+	texts := make([]string, len(records))
+	for i, r := range records {
+		texts[i] = r.Name + " " + r.Type + " " + r.Value
+	}
+	return strings.Join(texts, ",")
+}
+
+// differing returns the changes that are any, cut to what fits.
+func differing(all ...Change) []Change {
+	var out []Change
+	for _, c := range all {
+		if c.From != c.To {
+			out = append(out, Change{c.Field, clip(c.From, maxChange), clip(c.To, maxChange)})
+		}
+	}
 	return out
 }
 

@@ -71,7 +71,7 @@ func (tx *Tx) ClientReport(id NodeID, action, details string) error {
 	if n == nil {
 		return Errorf(NotFound, "no node with ID %d", id)
 	}
-	tx.audit("client.report", n.label(),
+	tx.audit("node.audit", n.label(),
 		Change{"action", "", clip(action, maxClientAction)}, Change{"details", "", clip(details, maxClientDetails)})
 	return nil
 }

@@ -124,7 +124,7 @@ func (tx *Tx) CreateAuthKey(s AuthKeySpec) (secret string, k *AuthKey, err error
 	}
 	secret, k.Public, k.Hash = newSecret(authPrefix)
 	tx.putAuthKey(k)
-	tx.audit("authkey.create", k.label(), Change{"owner", "", idText(int64(k.Owner))}, Change{"tags", "", strings.Join(tags, ",")})
+	tx.audit("authkey.create", k.label(), authKeyChanges(&AuthKey{}, k)...)
 	return secret, k, nil
 }
 
@@ -155,7 +155,7 @@ func (tx *Tx) revokeAuthKey(k *AuthKey) {
 	dead := *k
 	dead.Revoked = tx.now
 	tx.putAuthKey(&dead)
-	tx.audit("authkey.revoke", k.label())
+	tx.audit("authkey.revoke", k.label(), authKeyChanges(k, &dead)...)
 }
 
 // DeleteAuthKey removes an auth key; the nodes that it admitted stay.
@@ -183,7 +183,7 @@ func (tx *Tx) dropAuthKey(k *AuthKey) {
 	tx.snap.authKeys.m = tx.snap.authKeys.m.Delete(k.ID)
 	tx.snap.index.authKey = tx.snap.index.authKey.Delete(k.Public)
 	tx.delta.AuthKeys.drop(k.ID)
-	tx.audit("authkey.delete", k.label())
+	tx.audit("authkey.delete", k.label(), authKeyChanges(k, &AuthKey{})...)
 }
 
 func (k *AuthKey) label() string { return "auth key " + k.ID.String() + " (" + k.Public + ")" }
@@ -218,8 +218,7 @@ func (tx *Tx) CreateAPIKey(s APIKeySpec) (secret string, k *APIKey, err error) {
 	}
 	secret, k.Public, k.Hash = newSecret(apiPrefix)
 	tx.putAPIKey(k, true)
-	tx.audit("apikey.create", k.label(), Change{"owner", "", idText(int64(k.Owner))},
-		Change{"role", "", string(k.Role)}, Change{"scopes", "", strings.Join(k.Scopes, " ")})
+	tx.audit("apikey.create", k.label(), apiKeyChanges(&APIKey{}, k)...)
 	return secret, k, nil
 }
 
@@ -268,7 +267,7 @@ func (tx *Tx) revokeAPIKey(k *APIKey) {
 	dead := *k
 	dead.Revoked = tx.now
 	tx.putAPIKey(&dead, true)
-	tx.audit("apikey.revoke", k.label())
+	tx.audit("apikey.revoke", k.label(), apiKeyChanges(k, &dead)...)
 }
 
 // DeleteAPIKey removes an API key.
@@ -287,7 +286,7 @@ func (tx *Tx) dropAPIKey(k *APIKey) {
 		tx.dropTokens(k.ID, 0)
 	}
 	tx.forgetAPIKey(k)
-	tx.audit("apikey.delete", k.label())
+	tx.audit("apikey.delete", k.label(), apiKeyChanges(k, &APIKey{})...)
 }
 
 func (tx *Tx) forgetAPIKey(k *APIKey) {

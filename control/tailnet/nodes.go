@@ -99,7 +99,7 @@ func (tx *Tx) RejectNode(id NodeID) error {
 func (tx *Tx) removeNode(n *Node, action string) {
 	tx.dropNode(n)
 	tx.bury(n, n.Addrs)
-	tx.audit(action, n.label())
+	tx.audit(action, n.label(), nodeChanges(n, &Node{})...)
 }
 
 // ExpireNode ends the life of a node's key now.

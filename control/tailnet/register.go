@@ -329,12 +329,31 @@ func expiring(n *Node, now time.Time) bool {
 	return !n.Expiry.IsZero() && now.Before(n.Expiry) && !now.Before(n.Expiry.Add(-ExpiryWarning))
 }
 
-// expiryNews is when the warning is due or, after that, when the key expires.
+// lastDay is how long before the end of a key its end is put on record, for those who are told of
+// events.
+const lastDay = 24 * time.Hour
+
+// expiryNews is when the warning is due, when the last day begins or, after that, when the key expires.
 func (n *Node) expiryNews(now time.Time) time.Time {
-	if warn := n.Expiry.Add(-ExpiryWarning); now.Before(warn) {
-		return warn
+	for _, early := range []time.Duration{ExpiryWarning, lastDay} {
+		if at := n.Expiry.Add(-early); now.Before(at) {
+			return at
+		}
 	}
 	return n.Expiry
+}
+
+// noteExpiry puts on record that a node's key has expired, or will within a day. That must be
+// stored, unlike the state itself, which does not wait for the store.
+func (tx *Tx) noteExpiry(id NodeID) {
+	n := tx.snap.Node(id)
+	switch {
+	case n == nil:
+	case n.Status.Expired:
+		tx.audit("node.key-expired", n.label(), Change{"expiry", timeText(n.Expiry), ""})
+	case !tx.now.Before(n.Expiry.Add(-lastDay)):
+		tx.audit("node.key-expiring", n.label(), Change{"expiry", timeText(n.Expiry), ""})
+	}
 }
 
 func expired(n *Node, now time.Time) bool {

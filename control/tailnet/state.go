@@ -409,13 +409,14 @@ func (s *State) expireTimers(ctx context.Context, now time.Time) {
 			}
 			continue
 		}
-		kinds = append(kinds, t)
-		batch = append(batch, &request{
-			ctx:   ctx,
-			actor: SystemActor(t.kind.String()),
-			fn:    func(tx *Tx) error { return tx.expire(t) },
-			done:  make(chan result, 1),
-		})
+		add := func(fn func(*Tx) error) {
+			kinds = append(kinds, t)
+			batch = append(batch, &request{ctx: ctx, actor: SystemActor(t.kind.String()), fn: fn, done: make(chan result, 1)})
+		}
+		add(func(tx *Tx) error { return tx.expire(t) })
+		if t.kind == expiryTimer {
+			add(func(tx *Tx) error { tx.noteExpiry(t.node); return nil })
+		}
 	}
 	if len(batch) == 0 {
 		return

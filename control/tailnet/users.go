@@ -99,7 +99,7 @@ func (tx *Tx) DeleteUser(id UserID) error {
 	tx.snap.dropUser(u)
 	tx.delta.Users.drop(id)
 	tx.dirtyPolicy = true
-	tx.audit("user.delete", u.label())
+	tx.audit("user.delete", u.label(), userChanges(u, &User{})...)
 	return nil
 }
 
