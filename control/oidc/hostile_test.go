@@ -217,6 +217,7 @@ func large(w http.ResponseWriter, _ *http.Request) {
 }
 
 const (
+	stale    = "Corp did not make you log in anew, or does not say when you did"
 	distrust = "the answer of Corp cannot be trusted, so nobody was logged in"
 	away     = "Corp does not answer as it should at present"
 )
@@ -328,8 +329,8 @@ func TestHostileProvider(t *testing.T) {
 		{name: "access token of another", set: func(h *hostile) { h.claims = set("at_hash", "AAAAAAAAAAAAAAAAAAAAAA") }, code: tailnet.Denied, want: distrust, log: "access token"},
 		{name: "claims elsewhere", set: func(h *hostile) { h.claims = set("_claim_names", map[string]string{"groups": "gone"}) }, code: tailnet.Denied, want: distrust, log: "source"},
 
-		{name: "fresh without a time", fresh: true, set: func(h *hostile) { h.claims = without("auth_time") }, code: tailnet.Denied, want: distrust, log: "auth_time"},
-		{name: "fresh from before", fresh: true, set: func(h *hostile) { h.claims = set("auth_time", h.now().Add(-5*time.Minute).Unix()) }, code: tailnet.Denied, want: distrust, log: "authenticated 5m"},
+		{name: "fresh without a time", fresh: true, set: func(h *hostile) { h.claims = without("auth_time") }, code: tailnet.Denied, want: stale, log: "auth_time"},
+		{name: "fresh from before", fresh: true, set: func(h *hostile) { h.claims = set("auth_time", h.now().Add(-5*time.Minute).Unix()) }, code: tailnet.Denied, want: stale, log: "authenticated 5m"},
 		{name: "fresh from the future", fresh: true, set: func(h *hostile) { h.claims = set("auth_time", h.now().Add(5*time.Minute).Unix()) }, code: tailnet.Denied, want: distrust, log: "in the future"},
 		{name: "from before", set: func(h *hostile) { h.claims = set("auth_time", h.now().Add(-5*time.Minute).Unix()) }},
 

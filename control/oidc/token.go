@@ -96,8 +96,15 @@ func (p *provider) verify(ctx context.Context, m *metadata, f *flow, token *oaut
 	if err := p.checkParties(c, id, f); err != nil {
 		return nil, p.distrust("the ID token: %w", err)
 	}
-	if err := checkTimes(c, f, p.now()); err != nil {
+	if err := checkTimes(c, p.now()); err != nil {
 		return nil, p.distrust("the ID token: %w", err)
+	}
+	if err := checkFresh(c, f); err != nil {
+		return nil, &tailnet.Error{
+			Code: tailnet.Denied,
+			Msg:  fmt.Sprintf("%s did not make you log in anew, or does not say when you did, which is needed here: begin anew, or ask your administrator, whose log has the reason", p.Label),
+			Err:  err,
+		}
 	}
 	if id.AccessTokenHash != "" {
 		if err := id.VerifyAccessToken(token.AccessToken); err != nil {
@@ -128,9 +135,8 @@ func (p *provider) checkParties(c claims, id *oidc.IDToken, f *flow) error {
 // skew is how much the provider's clock may differ from ours.
 const skew = time.Minute
 
-// checkTimes checks that the token is valid now, and that the person authenticated for this login if that
-// was asked for.
-func checkTimes(c claims, f *flow, now time.Time) error {
+// checkTimes checks that the token is valid now.
+func checkTimes(c claims, now time.Time) error {
 	expires, issued, from, seen := c.time("exp"), c.time("iat"), c.time("nbf"), c.time("auth_time")
 	switch {
 	case expires.IsZero() || issued.IsZero():
@@ -143,8 +149,17 @@ func checkTimes(c claims, f *flow, now time.Time) error {
 		return fmt.Errorf("it is not valid before %v from now; are the clocks right?", from.Sub(now).Round(time.Second))
 	case seen.After(now.Add(skew)):
 		return errors.New("it says that the person authenticated in the future (auth_time); are the clocks right?")
+	}
+	return nil
+}
+
+// checkFresh checks that the person authenticated for this login if that was asked for. Not all providers
+// can do that, though OpenID Connect Core §3.1.2.1 has them answer max_age with auth_time.
+func checkFresh(c claims, f *flow) error {
+	seen := c.time("auth_time")
+	switch {
 	case f.fresh && seen.IsZero():
-		return errors.New("it does not say when the person authenticated (auth_time), which was asked for by max_age")
+		return errors.New("the ID token does not say when the person authenticated (auth_time), which was asked for by max_age")
 	case f.fresh && seen.Before(f.began.Add(-skew)):
 		return fmt.Errorf("the person authenticated %v before being asked to (auth_time)", f.began.Sub(seen).Round(time.Second))
 	}
