@@ -212,13 +212,6 @@ func (t *flows) forgetLocked(f *flow) {
 	}
 }
 
-// len returns how many logins the table holds.
-func (t *flows) len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.byState)
-}
-
 // group is what counts as one address: hosts choose freely within an IPv6 /64.
 func group(a netip.Addr) netip.Prefix {
 	a = a.Unmap()

@@ -29,6 +29,8 @@ import (
 
 	"heddle/control/oidc"
 	"heddle/control/tailnet"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // hostile is a provider that asks nobody anything and answers what a test wants. Its fields may be changed
@@ -772,5 +774,141 @@ func TestCookie(t *testing.T) {
 		if again := begin(c.Value).Cookies()[0]; again.Value != c.Value {
 			t.Errorf("%s: the browser is taken for another", tt.scheme)
 		}
+	}
+}
+
+// TestNoWayAroundTLS refuses what leads from https to http.
+func TestNoWayAroundTLS(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  func(h *hostile, plain string)
+		want string
+	}{
+		{"right", func(*hostile, string) {}, ""},
+		{"endpoint", func(h *hostile, plain string) { h.document = set("token_endpoint", plain) }, "is not https"},
+		{"redirect", func(h *hostile, plain string) {
+			h.discovery = http.RedirectHandler(plain, http.StatusFound).ServeHTTP
+		}, "a redirect from https"},
+	} {
+		clock := newClock()
+		h := newHostile(t, clock.Now)
+		secure := httptest.NewTLSServer(h.Config.Handler)
+		defer secure.Close()
+		plain := h.URL
+		h.URL = secure.URL
+		tt.set(h, plain)
+		p := oidc.New(oidc.Options{
+			Providers: []oidc.Config{{Name: "corp", Issuer: h.URL, ClientID: clientID}}, Now: clock.Now, Transport: secure.Client().Transport,
+			Redirect: &url.URL{Scheme: "https", Host: "heddle.example", Path: "/oidc/callback"},
+		})
+		err := p.Begin(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), "corp", "", false)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// TestImpatience loads a callback again and again while the provider takes its time.
+func TestImpatience(t *testing.T) {
+	s := newSite(t)
+	h := newHostile(t, s.clock.Now)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	h.token = func(w http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-answer
+		h.serveToken(w, r)
+	}
+	s.open(oidc.Config{Name: "corp", Issuer: h.URL, ClientID: clientID, ClientSecret: secret})
+	w := httptest.NewRecorder()
+	if err := s.providers.Begin(w, httptest.NewRequest("GET", "/", nil), "corp", "x", false); err != nil {
+		t.Fatal(err)
+	}
+	to, err := w.Result().Location()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := to.Query().Get("state")
+	h.codes["c"] = to.Query()
+	finish := func(ctx context.Context) (oidc.Login, error) {
+		r := httptest.NewRequestWithContext(ctx, "GET", s.redirect().String()+"?code=c&state="+state, nil)
+		r.AddCookie(w.Result().Cookies()[0])
+		return s.providers.Finish(httptest.NewRecorder(), r)
+	}
+	type result struct {
+		oidc.Login
+		err error
+	}
+	results := make(chan result, 10)
+	load := func() {
+		l, err := finish(t.Context())
+		results <- result{l, err}
+	}
+	go load()
+	<-asked
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := finish(gone); tailnet.CodeOf(err) != tailnet.Unavailable {
+		t.Errorf("a page that was closed: %v", err)
+	}
+	// Four may wait; the others are told at once.
+	for range 6 {
+		go load()
+	}
+	for range 2 {
+		if r := <-results; tailnet.CodeOf(r.err) != tailnet.Exhausted {
+			t.Errorf("one too many: %+v", r)
+		}
+	}
+	s.clock.Add(time.Hour) // what is being finished is not forgotten
+	if err := s.providers.Begin(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), "corp", "x", false); err != nil {
+		t.Error(err)
+	}
+	close(answer)
+	again := 0
+	for range 5 {
+		r := <-results
+		if r.err != nil {
+			t.Error(r.err)
+		}
+		if r.Again {
+			again++
+		}
+	}
+	if again != 4 {
+		t.Errorf("%d of 5 are told that they are not the first", again)
+	}
+}
+
+// TestFinishedLogins keeps only so many.
+func TestFinishedLogins(t *testing.T) {
+	s := newSite(t)
+	h := newHostile(t, s.clock.Now)
+	s.providers = oidc.New(oidc.Options{
+		Providers: []oidc.Config{{Name: "corp", Label: "Corp", Issuer: h.URL, ClientID: clientID, ClientSecret: secret}, {Name: "b"}},
+		Redirect:  s.redirect(), Now: s.clock.Now, Limits: oidc.Limits{Finished: 1},
+	})
+	if diff := cmp.Diff([]oidc.Info{{Name: "corp", Label: "Corp"}, {Name: "b", Label: "b"}}, s.providers.List()); diff != "" {
+		t.Error(diff)
+	}
+	if err := s.providers.Trouble("none"); err != nil {
+		t.Error(err)
+	}
+	b := browser(t)
+	var ends []string
+	for range 2 {
+		resp, err := b.Get(s.URL + "/login/corp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		ends = append(ends, resp.Request.URL.String())
+	}
+	get(t, b, ends[0])
+	if _, err := s.last(t); tailnet.CodeOf(err) != tailnet.Invalid {
+		t.Errorf("a reload of the first: %v", err)
+	}
+	get(t, b, ends[1])
+	if l, err := s.last(t); err != nil || !l.Again {
+		t.Errorf("a reload of the last: %+v, %v", l, err)
 	}
 }
