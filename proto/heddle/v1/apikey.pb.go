@@ -639,10 +639,10 @@ const file_heddle_v1_apikey_proto_rawDesc = "" +
 	"\x13DeleteApiKeyRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\"\x16\n" +
-	"\x14DeleteApiKeyResponse2\xd0\x02\n" +
+	"\x14DeleteApiKeyResponse2\xd5\x02\n" +
 	"\rApiKeyService\x12O\n" +
-	"\fCreateApiKey\x12\x1e.heddle.v1.CreateApiKeyRequest\x1a\x1f.heddle.v1.CreateApiKeyResponse\x12L\n" +
-	"\vListApiKeys\x12\x1d.heddle.v1.ListApiKeysRequest\x1a\x1e.heddle.v1.ListApiKeysResponse\x12O\n" +
+	"\fCreateApiKey\x12\x1e.heddle.v1.CreateApiKeyRequest\x1a\x1f.heddle.v1.CreateApiKeyResponse\x12Q\n" +
+	"\vListApiKeys\x12\x1d.heddle.v1.ListApiKeysRequest\x1a\x1e.heddle.v1.ListApiKeysResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\fExpireApiKey\x12\x1e.heddle.v1.ExpireApiKeyRequest\x1a\x1f.heddle.v1.ExpireApiKeyResponse\x12O\n" +
 	"\fDeleteApiKey\x12\x1e.heddle.v1.DeleteApiKeyRequest\x1a\x1f.heddle.v1.DeleteApiKeyResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 

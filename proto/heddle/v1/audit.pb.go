@@ -601,10 +601,10 @@ const file_heddle_v1_audit_proto_rawDesc = "" +
 	"\vAuditChange\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x01(\tR\x02to2\xca\x01\n" +
-	"\fAuditService\x12[\n" +
-	"\x10ListAuditEntries\x12\".heddle.v1.ListAuditEntriesRequest\x1a#.heddle.v1.ListAuditEntriesResponse\x12]\n" +
-	"\x10TailAuditEntries\x12\".heddle.v1.TailAuditEntriesRequest\x1a#.heddle.v1.TailAuditEntriesResponse0\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\x02to\x18\x03 \x01(\tR\x02to2\xd4\x01\n" +
+	"\fAuditService\x12`\n" +
+	"\x10ListAuditEntries\x12\".heddle.v1.ListAuditEntriesRequest\x1a#.heddle.v1.ListAuditEntriesResponse\"\x03\x90\x02\x01\x12b\n" +
+	"\x10TailAuditEntries\x12\".heddle.v1.TailAuditEntriesRequest\x1a#.heddle.v1.TailAuditEntriesResponse\"\x03\x90\x02\x010\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_audit_proto_rawDescOnce sync.Once

@@ -530,14 +530,14 @@ const file_heddle_v1_auth_proto_rawDesc = "" +
 	"\x0esource_node_id\x18\b \x01(\x04R\fsourceNodeId\x12.\n" +
 	"\x13destination_node_id\x18\t \x01(\x04R\x11destinationNodeId\x12\x19\n" +
 	"\bssh_user\x18\n" +
-	" \x01(\tR\asshUser2\xc2\x02\n" +
+	" \x01(\tR\asshUser2\xc7\x02\n" +
 	"\vAuthService\x12O\n" +
 	"\fAuthRegister\x12\x1e.heddle.v1.AuthRegisterRequest\x1a\x1f.heddle.v1.AuthRegisterResponse\x12L\n" +
 	"\vAuthApprove\x12\x1d.heddle.v1.AuthApproveRequest\x1a\x1e.heddle.v1.AuthApproveResponse\x12I\n" +
 	"\n" +
-	"AuthReject\x12\x1c.heddle.v1.AuthRejectRequest\x1a\x1d.heddle.v1.AuthRejectResponse\x12I\n" +
+	"AuthReject\x12\x1c.heddle.v1.AuthRejectRequest\x1a\x1d.heddle.v1.AuthRejectResponse\x12N\n" +
 	"\n" +
-	"ListLogins\x12\x1c.heddle.v1.ListLoginsRequest\x1a\x1d.heddle.v1.ListLoginsResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"ListLogins\x12\x1c.heddle.v1.ListLoginsRequest\x1a\x1d.heddle.v1.ListLoginsResponse\"\x03\x90\x02\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_auth_proto_rawDescOnce sync.Once

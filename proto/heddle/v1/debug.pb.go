@@ -717,11 +717,11 @@ const file_heddle_v1_debug_proto_rawDesc = "" +
 	"\x12SetLogLevelRequest\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\"1\n" +
 	"\x13SetLogLevelResponse\x12\x1a\n" +
-	"\bprevious\x18\x01 \x01(\tR\bprevious2\xb7\x02\n" +
-	"\fDebugService\x12C\n" +
-	"\bGetFleet\x12\x1a.heddle.v1.GetFleetRequest\x1a\x1b.heddle.v1.GetFleetResponse\x12F\n" +
-	"\tGetNetmap\x12\x1b.heddle.v1.GetNetmapRequest\x1a\x1c.heddle.v1.GetNetmapResponse\x12L\n" +
-	"\vGetLogLevel\x12\x1d.heddle.v1.GetLogLevelRequest\x1a\x1e.heddle.v1.GetLogLevelResponse\x12L\n" +
+	"\bprevious\x18\x01 \x01(\tR\bprevious2\xc6\x02\n" +
+	"\fDebugService\x12H\n" +
+	"\bGetFleet\x12\x1a.heddle.v1.GetFleetRequest\x1a\x1b.heddle.v1.GetFleetResponse\"\x03\x90\x02\x01\x12K\n" +
+	"\tGetNetmap\x12\x1b.heddle.v1.GetNetmapRequest\x1a\x1c.heddle.v1.GetNetmapResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"\vGetLogLevel\x12\x1d.heddle.v1.GetLogLevelRequest\x1a\x1e.heddle.v1.GetLogLevelResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\vSetLogLevel\x12\x1d.heddle.v1.SetLogLevelRequest\x1a\x1e.heddle.v1.SetLogLevelResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (

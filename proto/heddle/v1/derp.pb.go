@@ -289,10 +289,10 @@ const file_heddle_v1_derp_proto_rawDesc = "" +
 	"\x04ipv6\x18\x04 \x01(\tR\x04ipv6\x12\x1b\n" +
 	"\tderp_port\x18\x05 \x01(\rR\bderpPort\x12\x1b\n" +
 	"\tstun_port\x18\x06 \x01(\rR\bstunPort\x12\x1b\n" +
-	"\tstun_only\x18\a \x01(\bR\bstunOnly2X\n" +
-	"\vDERPService\x12I\n" +
+	"\tstun_only\x18\a \x01(\bR\bstunOnly2]\n" +
+	"\vDERPService\x12N\n" +
 	"\n" +
-	"GetDERPMap\x12\x1c.heddle.v1.GetDERPMapRequest\x1a\x1d.heddle.v1.GetDERPMapResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"GetDERPMap\x12\x1c.heddle.v1.GetDERPMapRequest\x1a\x1d.heddle.v1.GetDERPMapResponse\"\x03\x90\x02\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_derp_proto_rawDescOnce sync.Once

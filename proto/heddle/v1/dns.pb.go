@@ -861,10 +861,10 @@ const file_heddle_v1_dns_proto_rawDesc = "" +
 	"\bif_match\x18\x02 \x01(\tR\aifMatch\"O\n" +
 	"\x17RemoveDNSRecordResponse\x12 \n" +
 	"\x03dns\x18\x01 \x01(\v2\x0e.heddle.v1.DNSR\x03dns\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag2\x8c\x03\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag2\x91\x03\n" +
 	"\n" +
-	"DNSService\x12=\n" +
-	"\x06GetDNS\x12\x18.heddle.v1.GetDNSRequest\x1a\x19.heddle.v1.GetDNSResponse\x12F\n" +
+	"DNSService\x12B\n" +
+	"\x06GetDNS\x12\x18.heddle.v1.GetDNSRequest\x1a\x19.heddle.v1.GetDNSResponse\"\x03\x90\x02\x01\x12F\n" +
 	"\tUpdateDNS\x12\x1b.heddle.v1.UpdateDNSRequest\x1a\x1c.heddle.v1.UpdateDNSResponse\x12L\n" +
 	"\vSetSplitDNS\x12\x1d.heddle.v1.SetSplitDNSRequest\x1a\x1e.heddle.v1.SetSplitDNSResponse\x12O\n" +
 	"\fAddDNSRecord\x12\x1e.heddle.v1.AddDNSRecordRequest\x1a\x1f.heddle.v1.AddDNSRecordResponse\x12X\n" +

@@ -316,11 +316,11 @@ const file_heddle_v1_health_proto_rawDesc = "" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x1d\n" +
 	"\n" +
 	"go_version\x18\x03 \x01(\tR\tgoVersion\x12,\n" +
-	"\x12min_client_version\x18\x04 \x01(\tR\x10minClientVersion2\x99\x01\n" +
-	"\rHealthService\x12=\n" +
-	"\x06Health\x12\x18.heddle.v1.HealthRequest\x1a\x19.heddle.v1.HealthResponse\x12I\n" +
+	"\x12min_client_version\x18\x04 \x01(\tR\x10minClientVersion2\xa3\x01\n" +
+	"\rHealthService\x12B\n" +
+	"\x06Health\x12\x18.heddle.v1.HealthRequest\x1a\x19.heddle.v1.HealthResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\n" +
-	"GetVersion\x12\x1c.heddle.v1.GetVersionRequest\x1a\x1d.heddle.v1.GetVersionResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"GetVersion\x12\x1c.heddle.v1.GetVersionRequest\x1a\x1d.heddle.v1.GetVersionResponse\"\x03\x90\x02\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_health_proto_rawDescOnce sync.Once

@@ -1917,10 +1917,10 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x1bREGISTER_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18REGISTER_METHOD_AUTH_KEY\x10\x01\x12\x17\n" +
 	"\x13REGISTER_METHOD_CLI\x10\x02\x12\x18\n" +
-	"\x14REGISTER_METHOD_OIDC\x10\x032\xfa\a\n" +
-	"\vNodeService\x12@\n" +
-	"\aGetNode\x12\x19.heddle.v1.GetNodeRequest\x1a\x1a.heddle.v1.GetNodeResponse\x12F\n" +
-	"\tListNodes\x12\x1b.heddle.v1.ListNodesRequest\x1a\x1c.heddle.v1.ListNodesResponse\x12I\n" +
+	"\x14REGISTER_METHOD_OIDC\x10\x032\x89\b\n" +
+	"\vNodeService\x12E\n" +
+	"\aGetNode\x12\x19.heddle.v1.GetNodeRequest\x1a\x1a.heddle.v1.GetNodeResponse\"\x03\x90\x02\x01\x12K\n" +
+	"\tListNodes\x12\x1b.heddle.v1.ListNodesRequest\x1a\x1c.heddle.v1.ListNodesResponse\"\x03\x90\x02\x01\x12I\n" +
 	"\n" +
 	"RenameNode\x12\x1c.heddle.v1.RenameNodeRequest\x1a\x1d.heddle.v1.RenameNodeResponse\x12I\n" +
 	"\n" +
@@ -1934,9 +1934,9 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"RejectNode\x12\x1c.heddle.v1.RejectNodeRequest\x1a\x1d.heddle.v1.RejectNodeResponse\x12O\n" +
 	"\fSetKeyExpiry\x12\x1e.heddle.v1.SetKeyExpiryRequest\x1a\x1f.heddle.v1.SetKeyExpiryResponse\x12O\n" +
 	"\fRegisterNode\x12\x1e.heddle.v1.RegisterNodeRequest\x1a\x1f.heddle.v1.RegisterNodeResponse\x12X\n" +
-	"\x0fBackfillNodeIPs\x12!.heddle.v1.BackfillNodeIPsRequest\x1a\".heddle.v1.BackfillNodeIPsResponse\x12I\n" +
+	"\x0fBackfillNodeIPs\x12!.heddle.v1.BackfillNodeIPsRequest\x1a\".heddle.v1.BackfillNodeIPsResponse\x12N\n" +
 	"\n" +
-	"ListRoutes\x12\x1c.heddle.v1.ListRoutesRequest\x1a\x1d.heddle.v1.ListRoutesResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"ListRoutes\x12\x1c.heddle.v1.ListRoutesRequest\x1a\x1d.heddle.v1.ListRoutesResponse\"\x03\x90\x02\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_node_proto_rawDescOnce sync.Once

@@ -2048,15 +2048,15 @@ const file_heddle_v1_policy_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
 	"\x10PolicyCapability\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06values\x18\x02 \x03(\tR\x06values2\xbd\x04\n" +
-	"\rPolicyService\x12F\n" +
-	"\tGetPolicy\x12\x1b.heddle.v1.GetPolicyRequest\x1a\x1c.heddle.v1.GetPolicyResponse\x12F\n" +
-	"\tSetPolicy\x12\x1b.heddle.v1.SetPolicyRequest\x1a\x1c.heddle.v1.SetPolicyResponse\x12L\n" +
-	"\vCheckPolicy\x12\x1d.heddle.v1.CheckPolicyRequest\x1a\x1e.heddle.v1.CheckPolicyResponse\x12O\n" +
-	"\fListPolicies\x12\x1e.heddle.v1.ListPoliciesRequest\x1a\x1f.heddle.v1.ListPoliciesResponse\x12U\n" +
-	"\x0eRollbackPolicy\x12 .heddle.v1.RollbackPolicyRequest\x1a!.heddle.v1.RollbackPolicyResponse\x12R\n" +
-	"\rExplainPolicy\x12\x1f.heddle.v1.ExplainPolicyRequest\x1a .heddle.v1.ExplainPolicyResponse\x12R\n" +
-	"\rPreviewPolicy\x12\x1f.heddle.v1.PreviewPolicyRequest\x1a .heddle.v1.PreviewPolicyResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\x06values\x18\x02 \x03(\tR\x06values2\xd6\x04\n" +
+	"\rPolicyService\x12K\n" +
+	"\tGetPolicy\x12\x1b.heddle.v1.GetPolicyRequest\x1a\x1c.heddle.v1.GetPolicyResponse\"\x03\x90\x02\x01\x12F\n" +
+	"\tSetPolicy\x12\x1b.heddle.v1.SetPolicyRequest\x1a\x1c.heddle.v1.SetPolicyResponse\x12Q\n" +
+	"\vCheckPolicy\x12\x1d.heddle.v1.CheckPolicyRequest\x1a\x1e.heddle.v1.CheckPolicyResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\fListPolicies\x12\x1e.heddle.v1.ListPoliciesRequest\x1a\x1f.heddle.v1.ListPoliciesResponse\"\x03\x90\x02\x01\x12U\n" +
+	"\x0eRollbackPolicy\x12 .heddle.v1.RollbackPolicyRequest\x1a!.heddle.v1.RollbackPolicyResponse\x12W\n" +
+	"\rExplainPolicy\x12\x1f.heddle.v1.ExplainPolicyRequest\x1a .heddle.v1.ExplainPolicyResponse\"\x03\x90\x02\x01\x12W\n" +
+	"\rPreviewPolicy\x12\x1f.heddle.v1.PreviewPolicyRequest\x1a .heddle.v1.PreviewPolicyResponse\"\x03\x90\x02\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_policy_proto_rawDescOnce sync.Once

@@ -709,10 +709,10 @@ const file_heddle_v1_preauthkey_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\"\x1a\n" +
-	"\x18DeletePreAuthKeyResponse2\x84\x03\n" +
+	"\x18DeletePreAuthKeyResponse2\x89\x03\n" +
 	"\x11PreAuthKeyService\x12[\n" +
-	"\x10CreatePreAuthKey\x12\".heddle.v1.CreatePreAuthKeyRequest\x1a#.heddle.v1.CreatePreAuthKeyResponse\x12X\n" +
-	"\x0fListPreAuthKeys\x12!.heddle.v1.ListPreAuthKeysRequest\x1a\".heddle.v1.ListPreAuthKeysResponse\x12[\n" +
+	"\x10CreatePreAuthKey\x12\".heddle.v1.CreatePreAuthKeyRequest\x1a#.heddle.v1.CreatePreAuthKeyResponse\x12]\n" +
+	"\x0fListPreAuthKeys\x12!.heddle.v1.ListPreAuthKeysRequest\x1a\".heddle.v1.ListPreAuthKeysResponse\"\x03\x90\x02\x01\x12[\n" +
 	"\x10ExpirePreAuthKey\x12\".heddle.v1.ExpirePreAuthKeyRequest\x1a#.heddle.v1.ExpirePreAuthKeyResponse\x12[\n" +
 	"\x10DeletePreAuthKey\x12\".heddle.v1.DeletePreAuthKeyRequest\x1a#.heddle.v1.DeletePreAuthKeyResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 

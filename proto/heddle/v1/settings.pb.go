@@ -334,9 +334,9 @@ const file_heddle_v1_settings_proto_rawDesc = "" +
 	"\bif_match\x18\x03 \x01(\tR\aifMatch\"]\n" +
 	"\x16UpdateSettingsResponse\x12/\n" +
 	"\bsettings\x18\x01 \x01(\v2\x13.heddle.v1.SettingsR\bsettings\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag2\xb6\x01\n" +
-	"\x0fSettingsService\x12L\n" +
-	"\vGetSettings\x12\x1d.heddle.v1.GetSettingsRequest\x1a\x1e.heddle.v1.GetSettingsResponse\x12U\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag2\xbb\x01\n" +
+	"\x0fSettingsService\x12Q\n" +
+	"\vGetSettings\x12\x1d.heddle.v1.GetSettingsRequest\x1a\x1e.heddle.v1.GetSettingsResponse\"\x03\x90\x02\x01\x12U\n" +
 	"\x0eUpdateSettings\x12 .heddle.v1.UpdateSettingsRequest\x1a!.heddle.v1.UpdateSettingsResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (

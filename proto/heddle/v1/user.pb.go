@@ -1388,12 +1388,12 @@ const file_heddle_v1_user_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12/\n" +
 	"\bidentity\x18\x02 \x01(\v2\x13.heddle.v1.IdentityR\bidentity\"=\n" +
 	"\x16UnlinkIdentityResponse\x12#\n" +
-	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user2\xd8\x06\n" +
-	"\vUserService\x12@\n" +
-	"\aGetUser\x12\x19.heddle.v1.GetUserRequest\x1a\x1a.heddle.v1.GetUserResponse\x12I\n" +
+	"\x04user\x18\x01 \x01(\v2\x0f.heddle.v1.UserR\x04user2\xe2\x06\n" +
+	"\vUserService\x12E\n" +
+	"\aGetUser\x12\x19.heddle.v1.GetUserRequest\x1a\x1a.heddle.v1.GetUserResponse\"\x03\x90\x02\x01\x12I\n" +
 	"\n" +
-	"CreateUser\x12\x1c.heddle.v1.CreateUserRequest\x1a\x1d.heddle.v1.CreateUserResponse\x12F\n" +
-	"\tListUsers\x12\x1b.heddle.v1.ListUsersRequest\x1a\x1c.heddle.v1.ListUsersResponse\x12I\n" +
+	"CreateUser\x12\x1c.heddle.v1.CreateUserRequest\x1a\x1d.heddle.v1.CreateUserResponse\x12K\n" +
+	"\tListUsers\x12\x1b.heddle.v1.ListUsersRequest\x1a\x1c.heddle.v1.ListUsersResponse\"\x03\x90\x02\x01\x12I\n" +
 	"\n" +
 	"RenameUser\x12\x1c.heddle.v1.RenameUserRequest\x1a\x1d.heddle.v1.RenameUserResponse\x12I\n" +
 	"\n" +

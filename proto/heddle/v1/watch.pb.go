@@ -488,9 +488,9 @@ const file_heddle_v1_watch_proto_rawDesc = "" +
 	"\x0fWATCH_KIND_USER\x10\x02\x12\x1b\n" +
 	"\x17WATCH_KIND_PRE_AUTH_KEY\x10\x03\x12\x16\n" +
 	"\x12WATCH_KIND_API_KEY\x10\x04\x12\x15\n" +
-	"\x11WATCH_KIND_POLICY\x10\x052L\n" +
-	"\fWatchService\x12<\n" +
-	"\x05Watch\x12\x17.heddle.v1.WatchRequest\x1a\x18.heddle.v1.WatchResponse0\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\x11WATCH_KIND_POLICY\x10\x052Q\n" +
+	"\fWatchService\x12A\n" +
+	"\x05Watch\x12\x17.heddle.v1.WatchRequest\x1a\x18.heddle.v1.WatchResponse\"\x03\x90\x02\x010\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_watch_proto_rawDescOnce sync.Once

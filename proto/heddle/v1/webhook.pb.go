@@ -914,12 +914,12 @@ const file_heddle_v1_webhook_proto_rawDesc = "" +
 	"\x13TestWebhookResponse\"&\n" +
 	"\x14DeleteWebhookRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x17\n" +
-	"\x15DeleteWebhookResponse2\xca\x04\n" +
+	"\x15DeleteWebhookResponse2\xd4\x04\n" +
 	"\x0eWebhookService\x12R\n" +
-	"\rCreateWebhook\x12\x1f.heddle.v1.CreateWebhookRequest\x1a .heddle.v1.CreateWebhookResponse\x12I\n" +
+	"\rCreateWebhook\x12\x1f.heddle.v1.CreateWebhookRequest\x1a .heddle.v1.CreateWebhookResponse\x12N\n" +
 	"\n" +
-	"GetWebhook\x12\x1c.heddle.v1.GetWebhookRequest\x1a\x1d.heddle.v1.GetWebhookResponse\x12O\n" +
-	"\fListWebhooks\x12\x1e.heddle.v1.ListWebhooksRequest\x1a\x1f.heddle.v1.ListWebhooksResponse\x12R\n" +
+	"GetWebhook\x12\x1c.heddle.v1.GetWebhookRequest\x1a\x1d.heddle.v1.GetWebhookResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\fListWebhooks\x12\x1e.heddle.v1.ListWebhooksRequest\x1a\x1f.heddle.v1.ListWebhooksResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\rUpdateWebhook\x12\x1f.heddle.v1.UpdateWebhookRequest\x1a .heddle.v1.UpdateWebhookResponse\x12R\n" +
 	"\rRotateWebhook\x12\x1f.heddle.v1.RotateWebhookRequest\x1a .heddle.v1.RotateWebhookResponse\x12L\n" +
 	"\vTestWebhook\x12\x1d.heddle.v1.TestWebhookRequest\x1a\x1e.heddle.v1.TestWebhookResponse\x12R\n" +
