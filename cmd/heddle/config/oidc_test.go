@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -118,5 +119,29 @@ oidc:
 	}
 	if msg := errs[1].String(); msg != "f.yaml:4: oidc.issuer: unknown key: write oidc.providers: [{name: corp, issuer: …, client_id: …, client_secret_file: …}]" {
 		t.Error(msg)
+	}
+}
+
+// TestGuide holds that the snippets of the guide are valid.
+func TestGuide(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/oidc.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "x.secret")
+	if err := os.WriteFile(secret, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	snippets := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(text, -1)
+	files := regexp.MustCompile(`/etc/heddle/[a-z]+\.secret`)
+	for _, s := range snippets {
+		cfg, err := Parse("config.yaml", files.ReplaceAll(s[1], []byte(secret)), nil)
+		if err != nil || len(cfg.OIDC.Providers) == 0 {
+			t.Errorf("%s\n%v", s[1], err)
+		}
+	}
+	if len(snippets) < 5 {
+		t.Errorf("found only %d snippets", len(snippets))
 	}
 }
