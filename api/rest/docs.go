@@ -67,10 +67,12 @@ func (p page) serve(w http.ResponseWriter, r *http.Request) {
 // document is what the page shows of an OpenAPI document, version 2.
 type document struct {
 	Info        struct{ Title, Version, Description string }
-	Tags        []struct{ Name, Description string }
+	Tags        []tag
 	Paths       map[string]map[string]operation
 	Definitions map[string]schema
 }
+
+type tag struct{ Name, Description string }
 
 type operation struct {
 	Summary, Description string
@@ -111,9 +113,10 @@ type service struct {
 }
 
 type callView struct {
-	ID, Method, Path, Text string
-	Fields                 []field // of the URL
-	Body, Answer           field
+	ID, Method, Path string
+	Short, Text      string  // the first sentence, and the rest
+	Fields           []field // of the URL
+	Body, Answer     field
 }
 
 type message struct {
@@ -134,6 +137,7 @@ type kindView struct {
 func (d document) view() view {
 	out := view{Title: d.Info.Title, Version: d.Info.Version, Description: d.Info.Description}
 	byName := map[string]*service{}
+	slices.SortFunc(d.Tags, func(a, b tag) int { return strings.Compare(a.Name, b.Name) })
 	for _, t := range d.Tags {
 		out.Services = append(out.Services, service{Name: t.Name, Description: t.Description})
 	}
@@ -169,7 +173,9 @@ func (d document) view() view {
 }
 
 func (op operation) view(method, path string) callView {
-	out := callView{ID: op.OperationID, Method: method, Path: path, Text: join(op.Summary, op.Description)}
+	out := callView{ID: op.OperationID, Method: method, Path: path}
+	out.Short, out.Text, _ = strings.Cut(join(op.Summary, op.Description), ". ")
+	out.Short = strings.TrimSuffix(out.Short, ".")
 	for _, p := range op.Parameters {
 		if p.In == "body" {
 			out.Body = p.Schema.field("")
