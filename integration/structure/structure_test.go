@@ -43,6 +43,7 @@ var table = map[string]rule{
 	"control/netmap":              {domain, slices.Concat(storage, wire, []string{"os", "net"})},
 	"control/h2":                  {nil, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/noise":               {[]string{"control/h2"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
+	"control/webhook":             {[]string{"control/tailnet"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/pending":             {domain, slices.Concat(storage, wire)},
 	"control/idtoken":             {domain, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/check":               {domain, slices.Concat(storage, wire)},
