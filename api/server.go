@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"heddle/api/callers"
+	"heddle/api/hosted"
 	"heddle/api/news"
 	"heddle/api/rest"
 	"heddle/control/tailnet"
@@ -220,6 +221,15 @@ func (s *Server) REST() (http.Handler, error) {
 		}
 		return ctx, nil
 	}})
+}
+
+// Hosted returns the handler of the paths below hosted.Prefix, for the same callers.
+func (s *Server) Hosted() http.Handler {
+	o := hosted.Options{State: s.opts.State, Gate: s.gate, Audit: s.opts.Audit, Log: s.log, Now: s.opts.Now}
+	if s.opts.PolicyFile != nil {
+		o.PolicyFile = s.opts.PolicyFile.Path
+	}
+	return hosted.New(o)
 }
 
 // refuse answers with an error alone, which gRPC calls Trailers-Only.

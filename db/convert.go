@@ -166,7 +166,7 @@ func nodeToRow(e *encoder, name string, n *tailnet.Node) nodeRow {
 		Fixed:      n.Fixed,
 		Addrs:      addrColumns{addrText(n.Addrs.V4), addrText(n.Addrs.V6)},
 		Expiry:     e.time("expiry", n.Expiry),
-		Terms:      termsColumns(n.Terms),
+		Terms:      e.terms(n.Terms),
 		Approved:   list(e, "approved", n.Approved),
 		Origin: originColumns{
 			CreatedAt:  e.time("created_at", n.Origin.Created),
@@ -201,7 +201,7 @@ func (d *decoder) node(r *nodeRow) *tailnet.Node {
 		Fixed:    r.Fixed,
 		Addrs:    d.addrs(r.Addrs),
 		Expiry:   d.time("expiry", r.Expiry),
-		Terms:    tailnet.Terms(r.Terms),
+		Terms:    d.terms(r.Terms),
 		Approved: decodeList(d, "approved", r.Approved, netip.Prefix.IsValid),
 		Origin: tailnet.Origin{
 			Created: d.time("created_at", r.Origin.CreatedAt),
@@ -229,6 +229,31 @@ func (d *decoder) node(r *nodeRow) *tailnet.Node {
 		d.fail("hostinfo", err)
 	}
 	return n
+}
+
+func (e *encoder) terms(t tailnet.Terms) termsColumns {
+	attrs := map[string]attributeJSON{}
+	if t.Attrs != nil {
+		for name, a := range *t.Attrs {
+			attrs[name] = attributeJSON{a.Value, e.time("attrs", a.Expires)}
+		}
+	}
+	return termsColumns{Ephemeral: t.Ephemeral, NoExpiry: t.NoExpiry, Pending: t.Pending, Attrs: e.json("attrs", attrs)}
+}
+
+func (d *decoder) terms(c termsColumns) tailnet.Terms {
+	t := tailnet.Terms{Ephemeral: c.Ephemeral, NoExpiry: c.NoExpiry, Pending: c.Pending}
+	if c.Attrs == "{}" {
+		return t
+	}
+	var attrs map[string]attributeJSON
+	decodeStrict(d, "attrs", c.Attrs, &attrs)
+	out := tailnet.Attributes{}
+	for name, a := range attrs {
+		out[name] = tailnet.Attribute{Value: a.Value, Expires: d.time("attrs", a.Expires)}
+	}
+	t.Attrs = &out
+	return t
 }
 
 func userToRow(e *encoder, name string, u *tailnet.User) userRow {

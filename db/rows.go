@@ -47,6 +47,7 @@ type termsColumns struct {
 	Ephemeral bool
 	NoExpiry  bool
 	Pending   bool
+	Attrs     string // JSON of map[string]attributeJSON
 }
 
 type originColumns struct {
@@ -217,6 +218,10 @@ type (
 		DeviceApproval bool  `json:"deviceApproval"`
 		UserApproval   bool  `json:"userApproval"`
 		KeyExpiry      int64 `json:"keyExpirySeconds"` // 0: the config's; -1: never
+	}
+	attributeJSON struct {
+		Value   any     `json:"value"`
+		Expires *string `json:"expires,omitempty"`
 	}
 	trustJSON struct {
 		Issuer   string            `json:"iss"`

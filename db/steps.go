@@ -15,6 +15,7 @@ var steps = []step{
 	{"log of changes", changeLog},
 	{"audit log by time, webhooks", webhookSchema},
 	{"OAuth clients and federated identities", clientSchema},
+	{"posture attributes", []string{`ALTER TABLE nodes ADD COLUMN attrs TEXT NOT NULL DEFAULT '{}'`}},
 }
 
 // The store holds no rules, so the tailnet is the only foreign key. The unique

@@ -60,6 +60,7 @@ func TestLogins(t *testing.T) {
 		{"new node key", l.testRotation},
 		{"rename", l.testRename},
 		{"web approval", l.testWebApproval},
+		{"identity token", l.testIDToken},
 	} {
 		t.Run(scenario.name, func(t *testing.T) {
 			l.gus.Forget(t)

@@ -130,12 +130,11 @@ const touchEvery = time.Minute
 func (g *Gate) Identify(r *http.Request) (Caller, error) {
 	var none Caller
 	addr := remoteIP(r.RemoteAddr)
-	if r.TLS == nil && !addr.IsLoopback() {
-		return none, status.Error(codes.Unauthenticated,
-			"API keys are not accepted over an unencrypted connection: use TLS, and consider this key seen by others")
+	if err := private(r); err != nil {
+		return none, err
 	}
 	now := g.now()
-	secret, ok := bearer(r.Header.Values("Authorization"))
+	secret, ok := secretOf(r)
 	if !ok {
 		refusal, _ := g.noKey(addr, now, status.Error(codes.Unauthenticated,
 			"this server wants an API key (`authorization: Bearer tskey-api-…`); make one with `heddle apikeys create` on the server"))
@@ -164,6 +163,30 @@ func (g *Gate) Identify(r *http.Request) (Caller, error) {
 	}
 	return Caller{actor, key.ID}, err
 }
+
+// private refuses requests that others can read.
+func private(r *http.Request) error {
+	if r.TLS == nil && !remoteIP(r.RemoteAddr).IsLoopback() {
+		return status.Error(codes.Unauthenticated,
+			"API keys are not accepted over an unencrypted connection: use TLS, and consider this key seen by others")
+	}
+	return nil
+}
+
+// MayTry refuses a request with another secret than an API key if others can read it, or if too many
+// wrong ones came from its address.
+func (g *Gate) MayTry(r *http.Request) error {
+	if err := private(r); err != nil {
+		return err
+	}
+	if !g.failed.allow(site(remoteIP(r.RemoteAddr)), g.now()) {
+		return status.Error(codes.ResourceExhausted, "too many wrong secrets from your address: wait a minute")
+	}
+	return nil
+}
+
+// Wrong counts a request whose secret was wrong.
+func (g *Gate) Wrong(r *http.Request) { g.failed.add(site(remoteIP(r.RemoteAddr)), g.now()) }
 
 // pace refuses what is more than a program needs: no key, and no address, may take
 // the CPU from the clients.
@@ -201,6 +224,16 @@ func publicPart(secret string) string {
 		return "?"
 	}
 	return name
+}
+
+// secretOf returns the API key of a request: as a bearer token or, as programs for the hosted service
+// send it, as the user name of HTTP's basic authentication.
+func secretOf(r *http.Request) (string, bool) {
+	values := r.Header.Values("Authorization")
+	if name, _, ok := r.BasicAuth(); ok && len(values) == 1 && name != "" {
+		return name, true
+	}
+	return bearer(values)
 }
 
 // bearer returns the token of an authorization header. Its scheme is

@@ -60,6 +60,9 @@ func (s *State) fromImage(img Image) *Snapshot {
 		if !n.Expiry.IsZero() && !n.Status.Expired {
 			s.timers.set(timer{expiryTimer, n.ID}, n.expiryNews(now))
 		}
+		if at := n.custom().news(); !at.IsZero() {
+			s.timers.set(timer{attributeTimer, n.ID}, at)
+		}
 		s.alloc.taken(n.Addrs)
 	}
 	if snap.settings == nil {

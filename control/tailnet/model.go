@@ -64,6 +64,8 @@ type Terms struct {
 	Ephemeral bool
 	NoExpiry  bool // an admin decided that its key never expires, also after logging in again
 	Pending   bool // it waits for an admin's approval: it knows nobody and nobody knows it
+	// Attrs are posture attributes; nil means none. A change replaces the map.
+	Attrs *Attributes
 }
 
 // Addrs are a node's own addresses, given once, for life.

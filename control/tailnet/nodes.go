@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -81,6 +82,36 @@ func (tx *Tx) admitPending(n *Node) {
 	out := n.clone()
 	out.Pending = false
 	tx.edit("node.approve", n, out)
+}
+
+// HoldNode makes a node wait for approval again: it leaves the tailnet until then, but stays logged in.
+func (tx *Tx) HoldNode(id NodeID) error {
+	n, err := tx.node(id, AreaDevices, "withdraw the approval of devices")
+	if err != nil || n.Pending {
+		return err
+	}
+	out := n.clone()
+	out.Pending = true
+	tx.edit("node.hold", n, out)
+	return nil
+}
+
+// SetNodeAddress gives a node another IPv4 address of the tailnet's range, which must be free.
+func (tx *Tx) SetNodeAddress(id NodeID, v4 netip.Addr) error {
+	n, err := tx.node(id, AreaDevices, "change addresses")
+	if err != nil || n.Addrs.V4 == v4 {
+		return err
+	}
+	if !v4.Is4() || !tx.state.alloc.v4.contains(v4) {
+		return Errorf(Invalid, "%v is not an IPv4 address that devices of this tailnet can have", v4)
+	}
+	if _, resting := tx.snap.index.resting.Get(v4); resting || tx.snap.NodeByIP(v4) != nil {
+		return Errorf(Conflict, "the address %v is another device's, or was until lately", v4)
+	}
+	out := n.clone()
+	out.Addrs.V4 = v4
+	tx.edit("node.address", n, out)
+	return nil
 }
 
 // RejectNode removes a node that waits for approval.

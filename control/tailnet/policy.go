@@ -39,8 +39,7 @@ var (
 		"nodeAttrs funnel": "Funnel needs relays on the Internet that take visitors in, which heddle has none of",
 	}
 	promised = map[string]string{
-		"custom posture attributes": "nothing sets attributes with custom: yet, so that they count as not set",
-		"autoApprovers services":    "there are no services (svc:) here yet, so that there is nothing to approve",
+		"autoApprovers services": "there are no services (svc:) here yet, so that there is nothing to approve",
 	}
 )
 
@@ -260,6 +259,10 @@ func (s *Snapshot) PolicyInput() policy.Tailnet {
 }
 
 func compilerNode(n *Node) policy.Node {
+	attrs := n.Report.attrs
+	if n.Attrs != nil {
+		attrs = n.Attributes()
+	}
 	return policy.Node{
 		ID:         policy.NodeID(n.ID),
 		User:       policy.UserID(n.Owner),
@@ -268,7 +271,7 @@ func compilerNode(n *Node) policy.Node {
 		IPv6:       n.Addrs.V6,
 		Advertised: n.Advertised(),
 		Approved:   n.Serves(),
-		Attrs:      n.Report.attrs,
+		Attrs:      attrs,
 	}
 }
 

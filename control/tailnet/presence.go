@@ -199,6 +199,9 @@ func (tx *Tx) expire(t timer) error {
 			tx.removeNode(n, "node.delete")
 		}
 		return nil
+	case attributeTimer:
+		tx.dropAttributes(n)
+		return nil
 	case expiryTimer:
 		tx.setExpiry(out, n.Expiry)
 		if !out.Status.Expired {

@@ -15,10 +15,11 @@ const (
 	ephemeralTimer                  // an ephemeral node stayed away too long
 	expiryTimer                     // a node key expires
 	tombstoneTimer                  // tombstones to clear
+	attributeTimer                  // a posture attribute expires
 )
 
 func (k timerKind) String() string {
-	names := [...]string{"flush", "offline", "route failover", "ephemeral removal", "key expiry", "tombstone removal"}
+	names := [...]string{"flush", "offline", "route failover", "ephemeral removal", "key expiry", "tombstone removal", "attribute expiry"}
 	return names[k]
 }
 

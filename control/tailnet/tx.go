@@ -88,7 +88,7 @@ func (tx *Tx) dropNode(n *Node) {
 	tx.delta.Nodes.drop(n.ID)
 	tx.hard = true
 	tx.noteNode(n, nil)
-	for _, kind := range []timerKind{offlineTimer, dormantTimer, ephemeralTimer, expiryTimer} {
+	for _, kind := range []timerKind{offlineTimer, dormantTimer, ephemeralTimer, expiryTimer, attributeTimer} {
 		tx.cancel(kind, n.ID)
 	}
 }
@@ -128,7 +128,7 @@ func (n *Node) SameToPolicy(o *Node) bool {
 	return a.Owner == b.Owner && a.Addrs == b.Addrs && a.Pending == b.Pending &&
 		slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Approved, b.Approved) &&
 		slices.Equal(a.Advertised(), b.Advertised()) &&
-		maps.Equal(a.Report.attrs, b.Report.attrs)
+		a.Attrs == b.Attrs && maps.Equal(a.Report.attrs, b.Report.attrs)
 }
 
 // sameApprovalInput reports whether there is no news for the approval of

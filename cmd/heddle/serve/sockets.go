@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"heddle/api/hosted"
 	"heddle/api/rest"
 	"heddle/cmd/heddle/config"
 	"heddle/cmd/heddle/serve/certs"
@@ -244,6 +245,7 @@ func (s *server) serveSockets(ctx context.Context, g *errgroup.Group) {
 	}
 	public.Handle(rest.Prefix, s.rest)
 	public.Handle(rest.Prefix+"/*", s.rest)
+	public.Handle(hosted.Prefix+"/*", s.api.Hosted())
 	conf := s.tlsConfig()
 	handler := s.pageHeaders(public)
 	if s.sockets.grpc == nil {
