@@ -54,6 +54,7 @@ type flow struct {
 	provider *provider
 	then     string
 	fresh    bool
+	another  bool
 	browser  digest // of the cookie
 	from     netip.Prefix
 	began    time.Time

@@ -741,8 +741,11 @@ func TestCookie(t *testing.T) {
 	h := newHostile(t, s.clock.Now)
 	for _, tt := range []struct{ scheme, name string }{{"https", "__Host-heddle-login"}, {"http", "heddle-login"}} {
 		p := oidc.New(oidc.Options{
-			Providers: []oidc.Config{{Name: "corp", Issuer: h.URL, ClientID: clientID}},
-			Redirect:  &url.URL{Scheme: tt.scheme, Host: "heddle.example", Path: "/oidc/callback"},
+			Providers: []oidc.Config{{
+				Name: "corp", Issuer: h.URL, ClientID: clientID, Scopes: []string{"groups", "openid"},
+				Params: map[string]string{"hd": "example.com", "nonce": "evil", "response_mode": "form_post"},
+			}},
+			Redirect: &url.URL{Scheme: tt.scheme, Host: "heddle.example", Path: "/oidc/callback"},
 		})
 		begin := func(with string) *http.Response {
 			t.Helper()
@@ -767,7 +770,7 @@ func TestCookie(t *testing.T) {
 		}
 		q := to.Query()
 		if !strings.HasPrefix(to.String(), h.URL+"/authorize?") || q.Get("redirect_uri") != tt.scheme+"://heddle.example/oidc/callback" ||
-			q.Get("scope") != "openid profile email" || q.Get("code_challenge_method") != "S256" || len(q.Get("nonce")) != 26 || len(q.Get("state")) != 26 {
+			q.Get("scope") != "openid groups" || q.Get("hd") != "example.com" || q.Has("response_mode") || q.Get("code_challenge_method") != "S256" || len(q.Get("nonce")) != 26 || len(q.Get("state")) != 26 {
 			t.Errorf("%s: sent to %v", tt.scheme, to)
 		}
 		// A browser keeps what it has, so that several logins can be under way.

@@ -138,19 +138,30 @@ const maxThen = 512
 // Exhausted (too many logins were begun at this address). They are logged here, and nothing
 // was answered.
 func (p *Providers) Begin(w http.ResponseWriter, r *http.Request, provider, then string, fresh bool) error {
-	err := p.begin(w, r, provider, then, fresh)
+	return p.begin(w, r, provider, &flow{then: strings.Clone(then), fresh: fresh})
+}
+
+// BeginAnother is Begin for somebody who wants to be another person than the one of the session at
+// the provider: it asks who they are, if it can.
+func (p *Providers) BeginAnother(w http.ResponseWriter, r *http.Request, provider, then string) error {
+	return p.begin(w, r, provider, &flow{then: strings.Clone(then), another: true})
+}
+
+// begin completes f, which says what is asked for.
+func (p *Providers) begin(w http.ResponseWriter, r *http.Request, provider string, f *flow) error {
+	err := p.send(w, r, provider, f)
 	if err != nil {
 		p.logFailure("login not begun", provider, r, err)
 	}
 	return err
 }
 
-func (p *Providers) begin(w http.ResponseWriter, r *http.Request, name, then string, fresh bool) error {
+func (p *Providers) send(w http.ResponseWriter, r *http.Request, name string, f *flow) error {
 	one := p.byName[name]
 	if one == nil {
 		return tailnet.Errorf(tailnet.NotFound, "there is no way to log in called %.40q here: begin anew", name)
 	}
-	if len(then) > maxThen {
+	if len(f.then) > maxThen {
 		return tailnet.Errorf(tailnet.Invalid, "this login says too much about what it is for: begin anew")
 	}
 	m, err := one.discover(r.Context())
@@ -162,11 +173,8 @@ func (p *Providers) begin(w http.ResponseWriter, r *http.Request, name, then str
 		browser = rand.Text()
 	}
 	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
-	f := &flow{
-		state: rand.Text(), nonce: rand.Text(), verifier: oauth2.GenerateVerifier(),
-		provider: one, then: strings.Clone(then), fresh: fresh,
-		browser: digestOf(browser), from: group(ap.Addr()),
-	}
+	f.state, f.nonce, f.verifier = rand.Text(), rand.Text(), oauth2.GenerateVerifier()
+	f.provider, f.browser, f.from = one, digestOf(browser), group(ap.Addr())
 	if err := p.flows.add(f); err != nil {
 		return err
 	}

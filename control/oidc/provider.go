@@ -47,6 +47,7 @@ type metadata struct {
 	keys     *oidc.RemoteKeySet
 	style    oauth2.AuthStyle
 	tellsIss bool // it always names itself in its answers (RFC 9207)
+	chooses  bool // it lets people choose an account
 	fetched  time.Time
 }
 
@@ -160,6 +161,7 @@ func (p *provider) ask(ctx context.Context) (*metadata, error) {
 		Keys     string   `json:"jwks_uri"`
 		Auth     []string `json:"token_endpoint_auth_methods_supported"`
 		TellsIss bool     `json:"authorization_response_iss_parameter_supported"`
+		Prompts  []string `json:"prompt_values_supported"`
 	}
 	if err := issuer.Claims(&doc); err != nil {
 		return nil, err
@@ -177,6 +179,7 @@ func (p *provider) ask(ctx context.Context) (*metadata, error) {
 	return &metadata{
 		issuer: issuer, keys: oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.client), doc.Keys),
 		style: p.style(doc.Auth), tellsIss: doc.TellsIss, fetched: p.now(),
+		chooses: slices.Contains(doc.Prompts, "select_account") || p.Issuer == google,
 	}, nil
 }
 
@@ -206,6 +209,9 @@ var reserved = []string{
 	"code_challenge", "code_challenge_method", "request", "request_uri",
 }
 
+// google does not know prompt=login, and does not say what it knows.
+const google = "https://accounts.google.com"
+
 // authURL returns where to send the browser.
 func (p *provider) authURL(m *metadata, f *flow, redirect string) string {
 	var params []oauth2.AuthCodeOption
@@ -215,7 +221,12 @@ func (p *provider) authURL(m *metadata, f *flow, redirect string) string {
 		}
 	}
 	params = append(params, oidc.Nonce(f.nonce), oauth2.S256ChallengeOption(f.verifier))
-	if f.fresh {
+	switch {
+	case f.another && m.chooses:
+		params = append(params, oauth2.SetAuthURLParam("prompt", "select_account"))
+	case f.another:
+		params = append(params, oauth2.SetAuthURLParam("prompt", "login"))
+	case f.fresh:
 		params = append(params, oauth2.SetAuthURLParam("prompt", "login"), oauth2.SetAuthURLParam("max_age", "0"))
 	}
 	return p.oauth(m, redirect).AuthCodeURL(f.state, params...)
