@@ -31,11 +31,12 @@ type Options struct {
 	// (postgres://user@host/name or host=… dbname=…). It may hold a password,
 	// and so appears in no log and no error. If it is set, Path is not used.
 	URL string
-	// Saves is the directory for copies of a PostgreSQL database that are made before its
-	// schema changes; "" means none. Those of a SQLite file lie beside it.
-	Saves string
-	Log   *slog.Logger     // nil: nothing is logged
-	Now   func() time.Time // nil: time.Now
+	// Dir is the data directory of the server that uses a PostgreSQL database. It is
+	// made and belongs to that server, like that of a SQLite file, and copies are put there before the
+	// schema changes. "" is for programs that are no server.
+	Dir string
+	Log *slog.Logger     // nil: nothing is logged
+	Now func() time.Time // nil: time.Now
 }
 
 // DB is an open database. Its methods are safe for concurrent use.
@@ -108,7 +109,7 @@ func open(ctx context.Context, o Options, steps []step) (_ *DB, err error) {
 func engineOf(o Options) (engine, error) {
 	switch {
 	case o.URL != "":
-		return newCluster(o.URL, o.Saves)
+		return newCluster(o.URL, o.Dir)
 	case o.Path != "":
 		return newFile(o.Path)
 	}

@@ -60,7 +60,13 @@ func lockDir(dir string) (*dirLock, error) {
 	return &dirLock{f}, nil
 }
 
-func (l *dirLock) release() error { return l.f.Close() }
+// release gives the directory free; nil holds none.
+func (l *dirLock) release() error {
+	if l == nil {
+		return nil
+	}
+	return l.f.Close()
+}
 
 // writeHolder leaves a note for the person who meets the lock.
 func writeHolder(f *os.File) error {
@@ -84,4 +90,14 @@ func describe(holder []byte) string {
 		return "its process is not known"
 	}
 	return string(bytes.ToValidUTF8(holder, []byte("?")))
+}
+
+// LockDir keeps a data directory for the caller, as an open database in it does. It fails
+// with Conflict if a server has it.
+func LockDir(dir string) (release func() error, err error) {
+	l, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return l.release, nil
 }

@@ -25,7 +25,8 @@ import (
 // A cluster is a database on a PostgreSQL server. Several processes may have it open.
 type cluster struct {
 	config *pgx.ConnConfig
-	saves  string // directory for copies before upgrades; "" if there is none
+	dir    string // see Options.Dir
+	lock   *dirLock
 	log    *slog.Logger
 }
 
@@ -51,7 +52,7 @@ const (
 	listenAgain = time.Second
 )
 
-func newCluster(url, saves string) (*cluster, error) {
+func newCluster(url, dir string) (*cluster, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		// The driver's text may repeat parts of the URL, and with them the password.
@@ -63,7 +64,7 @@ func newCluster(url, saves string) (*cluster, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "heddle"
 	}
-	return &cluster{config: config, saves: saves, log: slog.New(slog.DiscardHandler)}, nil
+	return &cluster{config: config, dir: dir, log: slog.New(slog.DiscardHandler)}, nil
 }
 
 func (c *cluster) String() string {
@@ -116,10 +117,18 @@ func settle(ctx context.Context, conn *pgx.Conn, writes bool) error {
 
 func (c *cluster) prepare(log *slog.Logger) error {
 	c.log = log
-	return nil
+	if c.dir == "" {
+		return nil
+	}
+	if err := makeDir(c.dir, log); err != nil {
+		return err
+	}
+	var err error
+	c.lock, err = lockDir(c.dir)
+	return err
 }
 
-func (c *cluster) close() error { return nil }
+func (c *cluster) close() error { return c.lock.release() }
 
 func (c *cluster) check(ctx context.Context, g *gorm.DB) error {
 	var version int
@@ -137,10 +146,10 @@ func (c *cluster) check(ctx context.Context, g *gorm.DB) error {
 }
 
 func (c *cluster) saveFor(version int, now time.Time) string {
-	if c.saves == "" {
+	if c.dir == "" {
 		return ""
 	}
-	return filepath.Join(c.saves, fmt.Sprintf("postgres.v%d-%s.db", version, now.UTC().Format("20060102T150405.000Z")))
+	return filepath.Join(c.dir, fmt.Sprintf("postgres.v%d-%s.db", version, now.UTC().Format("20060102T150405.000Z")))
 }
 
 // migrating: two servers may start at once.

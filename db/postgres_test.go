@@ -109,7 +109,7 @@ func TestMigrateTogether(t *testing.T) {
 // A copy is kept before an upgrade, and tables of others are left alone.
 func TestPostgresMigrate(t *testing.T) {
 	o := onPostgres(t)(t)
-	o.Saves = t.TempDir()
+	o.Dir = t.TempDir()
 	sqlAt(t, o.URL, `CREATE TABLE theirs (id INTEGER)`, `INSERT INTO theirs VALUES (42)`)
 	s := open(t, o)
 	delta, want := fullDelta()
@@ -123,7 +123,7 @@ func TestPostgresMigrate(t *testing.T) {
 	}
 	s.Close()
 	sqlAt(t, o.URL, `UPDATE theirs SET id = id / (CASE WHEN id = 42 THEN 1 ELSE 0 END)`)
-	saved := glob(t, o.Saves+"/*.db")
+	saved := glob(t, o.Dir+"/*.db")
 	if len(saved) != 1 {
 		t.Fatalf("copies: %q", saved)
 	}

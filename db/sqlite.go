@@ -111,7 +111,7 @@ func (f *file) prepare(log *slog.Logger) (err error) {
 		return err
 	}
 	dir := filepath.Dir(f.path)
-	if err := f.makeDir(dir, log); err != nil {
+	if err := makeDir(dir, log); err != nil {
 		return err
 	}
 	if f.lock, err = lockDir(dir); err != nil {
@@ -121,12 +121,7 @@ func (f *file) prepare(log *slog.Logger) (err error) {
 	return err
 }
 
-func (f *file) close() error {
-	if f.lock == nil {
-		return nil
-	}
-	return f.lock.release()
-}
+func (f *file) close() error { return f.lock.release() }
 
 // check looks for damage before anything is read or written. The quick check
 // reads every page once, so a start takes longer by about a second for each
@@ -209,7 +204,7 @@ func (f *file) copy(ctx context.Context, from *gorm.DB, path string) error {
 	return err
 }
 
-func (f *file) makeDir(dir string, log *slog.Logger) error {
+func makeDir(dir string, log *slog.Logger) error {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -10,6 +10,7 @@ import (
 
 	"heddle/api"
 	"heddle/cmd/heddle/cli"
+	"heddle/cmd/heddle/cli/backup"
 )
 
 func main() {
@@ -23,5 +24,6 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	version, commit := cli.Version()
 	serve := serveCommand(api.Version{Version: version, Commit: commit, MinClient: "v1.80"})
-	return cli.Run(ctx, os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, serve)
+	more := append(backup.Commands(backup.Tools{Config: cli.ConfigPath, Version: version}), serve)
+	return cli.Run(ctx, os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, more...)
 }

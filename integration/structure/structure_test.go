@@ -74,6 +74,8 @@ var table = map[string]rule{
 	"cmd/heddle/cli/people":       {[]string{"cmd/heddle/cli/complete", "cmd/heddle/cli/habits", "cmd/heddle/cli/show", "cmd/heddle/cli/span", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/show":         {nil, slices.Concat(storage, wire)},
 	"cmd/heddle/cli/span":         {nil, slices.Concat(storage, wire, clock)},
+	"cmd/heddle/archive":          {[]string{"cmd/heddle/config", "control/tailnet", "db"}, slices.Concat(storage, wire)},
+	"cmd/heddle/cli/backup":       {[]string{"cmd/heddle/archive", "cmd/heddle/config", "control/tailnet", "db"}, append([]string{"net/http"}, storage...)},
 	"cmd/heddle/config":           {nil, slices.Concat(storage, wire)},
 	"cmd/heddle/textdiff":         {nil, slices.Concat(storage, wire, clock)},
 	"cmd/heddle/serve":            {[]string{"*"}, storage},

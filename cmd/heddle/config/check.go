@@ -21,7 +21,8 @@ const DefaultBaseDomain = "tailnet.internal"
 // nothing; the rest is derived.
 func defaults() *Config {
 	return &Config{
-		Listen: Listen{Addr: "127.0.0.1:8080", Metrics: "127.0.0.1:9090", SocketMode: 0o660},
+		Listen:  Listen{Addr: "127.0.0.1:8080", Metrics: "127.0.0.1:9090", SocketMode: 0o660},
+		Storage: Storage{Backup: Backup{Interval: 24 * time.Hour, Keep: 7}},
 		DERP: DERP{
 			Embedded: Embedded{
 				Enabled:    true,
@@ -147,6 +148,7 @@ func (c checker) check() {
 	c.checkServerURL()
 	c.checkDERP()
 	c.checkDNS()
+	c.checkStorage()
 	c.checkProviders()
 	c.checkAddresses("addresses.ipv4", c.Addresses.IPv4, tailscaleIPv4)
 	c.checkAddresses("addresses.ipv6", c.Addresses.IPv6, tailscaleIPv6)

@@ -35,13 +35,11 @@ type Config struct {
 
 	Listen Listen `key:",inline"`
 
-	// The directory for the database and the generated keys. Created with mode
-	// 0700 if it does not exist.
-	DataDir string `key:"data_dir" format:"path" default:"/var/lib/heddle for root, otherwise $XDG_DATA_HOME/heddle or ~/.local/share/heddle" example:"/var/lib/heddle"`
-
 	// The reverse proxies whose X-Forwarded-For and X-Forwarded-Proto headers
 	// count, as addresses or prefixes. Headers from anybody else are ignored.
 	TrustedProxies []netip.Prefix `key:"trusted_proxies" example:"[127.0.0.1/32, 10.0.0.0/8]"`
+
+	Storage `key:",inline"`
 
 	// The certificate of the public listener. Without one heddle speaks plain
 	// HTTP, for loopback or for a reverse proxy that terminates TLS.
@@ -80,6 +78,44 @@ type Config struct {
 	// Warnings are for the log at start and for `heddle config check`: things
 	// that are allowed and yet probably not meant. Nil when there are none.
 	Warnings []string
+}
+
+// Storage says where the server keeps what it must not lose.
+type Storage struct {
+	// The directory for the database and the generated keys. Created with mode
+	// 0700 if it does not exist.
+	DataDir string `key:"data_dir" format:"path" default:"/var/lib/heddle for root, otherwise $XDG_DATA_HOME/heddle or ~/.local/share/heddle" example:"/var/lib/heddle"`
+
+	// Where users, devices, keys and the audit log are kept.
+	Database Database `key:"database"`
+
+	// Copies of the database and the keys, made while the server runs.
+	Backup Backup `key:"backup"`
+}
+
+// Database says which database the server uses.
+type Database struct {
+	// A PostgreSQL database, version 14 or newer. Without it a SQLite file in
+	// data_dir serves, which suffices for most. `heddle db migrate` moves from one to the
+	// other. The password may also stand in PGPASSWORD or in ~/.pgpass.
+	URL Secret `key:"url" example:"postgres://heddle:password@db.example.com/heddle"`
+}
+
+// Backup is the configuration of scheduled backups; Dir is "" when there are none.
+type Backup struct {
+	// Where backups go. Best a file system of another machine. "" makes none.
+	// `heddle backup` makes one at any time.
+	Dir string `key:"dir" format:"path,off" example:"/var/backups/heddle"`
+
+	// How often one is made. At least 1m.
+	Interval time.Duration `key:"interval"`
+
+	// How many are kept; the oldest of more are removed.
+	Keep int `key:"keep"`
+
+	// For whom backups are encrypted: public keys of age, or of SSH. Without
+	// any they hold the server's keys in the clear.
+	Recipients []string `key:"recipients" format:"line" example:"[age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]"`
 }
 
 // Listen says where the server listens. Addresses are HOST:PORT as net.Listen

@@ -272,7 +272,7 @@ func defaults() *config.Config {
 			Addr: "127.0.0.1:8080", Metrics: "127.0.0.1:9090",
 			Socket: "/data/heddle.sock", SocketMode: 0o660,
 		},
-		DataDir: "/data",
+		Storage: config.Storage{DataDir: "/data", Backup: config.Backup{Interval: 24 * time.Hour, Keep: 7}},
 		DERP: config.DERP{
 			Embedded: config.Embedded{
 				Enabled: true, RegionID: 999, RegionCode: "heddle", RegionName: "heddle",

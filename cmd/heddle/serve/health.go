@@ -30,6 +30,7 @@ func (s *server) health(ctx context.Context) []api.Part {
 			parts = append(parts, part("dns records", fmt.Errorf("the last edit of %s is not in force: %w", path, err), ""))
 		}
 	}
+	parts = append(parts, s.backupHealth()...)
 	if s.relay != nil {
 		parts = append(parts, part("derp", nil, fmt.Sprintf("%d connections", s.relay.Stats().Connections)))
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"heddle/api"
+	"heddle/cmd/heddle/archive"
 	"heddle/cmd/heddle/config"
 	"heddle/control"
 	"heddle/control/idtoken"
@@ -53,7 +54,8 @@ type server struct {
 	maps    *netmap.Encoder
 	control *control.Server
 	tokens  *idtoken.Issuer
-	relay   *relay // nil if there is none
+	relay   *relay            // nil if there is none
+	backups *archive.Schedule // nil if none are made
 	sources *derp.Sources
 	api     *api.Server
 	rest    http.Handler
@@ -84,7 +86,7 @@ func (s *server) openData(ctx context.Context) error {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
-	store, err := db.Open(ctx, db.Options{Path: s.dataFile("heddle.db"), Log: s.Log})
+	store, err := db.Open(ctx, s.database())
 	if err != nil {
 		return err
 	}
@@ -133,6 +135,9 @@ func (s *server) build() error {
 		Log:       s.Log,
 		Delay:     s.metrics.Delay,
 	})
+	if s.backups, err = s.newBackups(); err != nil {
+		return err
+	}
 	if s.cfg.DERP.Embedded.Enabled {
 		if s.relay, err = s.newRelay(); err != nil {
 			return err
@@ -242,6 +247,9 @@ func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	})
 	if s.relay != nil {
 		s.relay.start(ctx, g, s.sources)
+	}
+	if s.backups != nil {
+		g.Go(func() error { return s.backups.Run(ctx) })
 	}
 	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
 		g.Go(func() error { return watch(ctx, path, func(data []byte, err error) { s.setRecords(ctx, data, err) }) })
