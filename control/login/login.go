@@ -143,11 +143,19 @@ func (p *Pages) begin(kind string) http.HandlerFunc {
 			http.Redirect(w, r, pageOf(then), http.StatusSeeOther)
 			return
 		}
-		fresh := kind == "ssh" || r.URL.Query().Has("anew")
-		if err := p.providers.Begin(w, r, chi.URLParam(r, "provider"), then, fresh); err != nil {
+		if err := p.send(w, r, kind, then); err != nil {
 			p.refuse(w, then, err)
 		}
 	}
+}
+
+// send sends the browser on: for an SSH connection its person has to authenticate in any case.
+func (p *Pages) send(w http.ResponseWriter, r *http.Request, kind, then string) error {
+	provider := chi.URLParam(r, "provider")
+	if kind != "ssh" && r.URL.Query().Has("anew") {
+		return p.providers.BeginAnother(w, r, provider, then)
+	}
+	return p.providers.Begin(w, r, provider, then, kind == "ssh")
 }
 
 // waits reports whether a person can still decide.

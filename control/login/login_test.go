@@ -347,25 +347,38 @@ func TestSessionsAreBounded(t *testing.T) {
 	})
 }
 
+// TestAnotherAccount: the provider is asked to ask, as far as it can.
 func TestAnotherAccount(t *testing.T) {
-	inWorld(t, nil, func(t *testing.T, w *world) {
-		_, path := w.device("laptop")
-		b := w.browser()
-		b.get(path + "/with/example")
-		v := b.get(path + "?anew")
-		v.says(t, 200, "Log in with Example", path+"/with/example?anew")
-		w.idp.is("ben")
-		v = b.get(path + "/with/example?anew")
-		v.says(t, 200, "You are logged in as <strong>Ben")
-		asked := w.idp.requests()
-		if first, second := asked[0], asked[1]; first.Get("prompt") == second.Get("prompt") && first.Get("max_age") == second.Get("max_age") {
-			t.Errorf("the provider was asked the same twice: %v, %v", first, second)
-		}
-		b.post(path, v.consent()).says(t, 200, "as yours")
-		if w.Node("laptop").Owner != w.user("ben").ID {
-			t.Error("it is not Ben's")
-		}
-	})
+	for _, tt := range []struct {
+		knows  []string
+		prompt string
+	}{
+		{nil, "login"},
+		{[]string{"none", "login", "consent"}, "login"},
+		{[]string{"none", "login", "select_account"}, "select_account"},
+	} {
+		t.Run(tt.prompt, func(t *testing.T) {
+			inWorld(t, nil, func(t *testing.T, w *world) {
+				w.idp.knows = tt.knows
+				_, path := w.device("laptop")
+				b := w.browser()
+				b.get(path + "/with/example")
+				v := b.get(path + "?anew")
+				v.says(t, 200, "Log in with Example", path+"/with/example?anew")
+				w.idp.is("ben")
+				v = b.get(path + "/with/example?anew")
+				v.says(t, 200, "You are logged in as <strong>Ben")
+				asked := w.idp.requests()
+				if asked[0].Has("prompt") || asked[1].Get("prompt") != tt.prompt || asked[1].Has("max_age") {
+					t.Errorf("the provider was asked %v, then %v", asked[0], asked[1])
+				}
+				b.post(path, v.consent()).says(t, 200, "as yours")
+				if w.Node("laptop").Owner != w.user("ben").ID {
+					t.Error("it is not Ben's")
+				}
+			})
+		})
+	}
 }
 
 // TestRefusals: each has a page that says why and what to do, and changes nothing.

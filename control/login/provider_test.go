@@ -38,6 +38,7 @@ type idp struct {
 	mu     sync.Mutex
 	person string // who is at the browser: the local part of an address
 	down   bool
+	knows  []string              // values of prompt; nil if it does not say
 	codes  map[string]url.Values // what was asked for
 	asked  []url.Values
 }
@@ -85,7 +86,8 @@ func (p *idp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/.well-known/openid-configuration":
 		json.NewEncoder(w).Encode(map[string]any{
-			"issuer": issuer, "authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token", "jwks_uri": issuer + "/keys",
+			"prompt_values_supported": p.knows,
+			"issuer":                  issuer, "authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token", "jwks_uri": issuer + "/keys",
 			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
 			"id_token_signing_alg_values_supported": []string{"RS256"}, "code_challenge_methods_supported": []string{"S256"},
 		})
