@@ -25,6 +25,8 @@ type hub struct {
 	maps   gate // full maps under way
 	logins gate // registrations under way
 
+	forwarding forwarding
+
 	mu     sync.Mutex
 	slots  map[tailnet.NodeID]*slot
 	open   int // sessions entered and not left

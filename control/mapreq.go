@@ -39,6 +39,7 @@ func (s *Server) serveMap(ctx context.Context, c *call, req *tailcfg.MapRequest)
 		return errTooOften
 	}
 	if req.Stream {
+		s.noteForwarding(ctx, c, n.ID, req.DebugFlags)
 		// Whatever it says of the client may be older than what a lite update said.
 		return s.stream(ctx, c, n, req, viewer)
 	}
@@ -47,6 +48,7 @@ func (s *Server) serveMap(ctx context.Context, c *call, req *tailcfg.MapRequest)
 		if snap, err = s.report(ctx, c, n.ID, req); err != nil {
 			return err
 		}
+		s.noteForwarding(ctx, c, n.ID, req.DebugFlags)
 		if req.OmitPeers {
 			c.w.WriteHeader(http.StatusOK) // clients read no more than the status
 			return nil

@@ -125,6 +125,7 @@ type throttle struct {
 	// keep the others busy. Devices report about once a minute at worst.
 	changes *limiter[key.MachinePublic] // reports with news
 	maps    *limiter[key.MachinePublic] // full maps
+	reports *limiter[key.MachinePublic] // entries for the audit log
 	tokens  *limiter[key.MachinePublic] // identity tokens, a millisecond of CPU each
 }
 
@@ -138,6 +139,7 @@ func newThrottle(l Limits, now func() time.Time) throttle {
 		faults:  newLimiter[string](10, 6*time.Second, now),
 		changes: newLimiter[key.MachinePublic](20, time.Second, now),
 		maps:    newLimiter[key.MachinePublic](20, time.Second, now),
+		reports: newLimiter[key.MachinePublic](20, time.Minute, now),
 		tokens:  newLimiter[key.MachinePublic](20, time.Second, now),
 	}
 }

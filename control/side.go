@@ -93,7 +93,7 @@ func (s *Server) auditLog(ctx context.Context, c *call, req *tailcfg.AuditLogReq
 	if err != nil {
 		return err
 	}
-	if !s.throttle.changes.allow(c.machine) {
+	if !s.throttle.reports.allow(c.machine) {
 		return errTooOften // the client keeps it and tries again
 	}
 	_, err = s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {

@@ -1,9 +1,12 @@
 package tailnet
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
+
+	"tailscale.com/net/tsaddr"
 )
 
 // An AuditRecord is an audit entry as it is stored.
@@ -74,4 +77,23 @@ func (tx *Tx) ClientReport(id NodeID, action, details string) error {
 	tx.audit("node.audit", n.label(),
 		Change{"action", "", clip(action, maxClientAction)}, Change{"details", "", clip(details, maxClientDetails)})
 	return nil
+}
+
+// NoteForwarding puts on record that a node offers routes but does not forward IP packets, as its client says.
+func (tx *Tx) NoteForwarding(id NodeID) {
+	n := tx.snap.Node(id)
+	if n == nil {
+		return
+	}
+	var exit, subnet []netip.Prefix
+	for _, r := range n.Advertised() {
+		if tsaddr.IsExitRoute(r) {
+			exit = append(exit, r)
+		} else {
+			subnet = append(subnet, r)
+		}
+	}
+	if len(exit)+len(subnet) > 0 {
+		tx.audit("node.forwarding-off", n.label(), differing(Change{"subnet", "", prefixText(subnet)}, Change{"exitNode", "", prefixText(exit)})...)
+	}
 }

@@ -45,7 +45,7 @@ func defaults() *Config {
 			OnlineGrace:      10 * time.Second,
 			KeyExpiry:        180 * 24 * time.Hour,
 		},
-		Netmap: Netmap{CacheMB: 64},
+		Upkeep: Upkeep{Netmap: Netmap{CacheMB: 64}, Audit: Audit{Retention: 365 * 24 * time.Hour}},
 	}
 }
 
@@ -157,6 +157,9 @@ func (c checker) check() {
 	}
 	if c.Netmap.CacheMB < 8 || c.Netmap.CacheMB > 65536 {
 		c.failf("netmap.cache_mb", "must be 8 to 65536")
+	}
+	if r := c.Audit.Retention; r < 0 || r > 0 && r < 24*time.Hour {
+		c.failf("audit.retention", "must be at least 24h, or 0 to keep entries for ever")
 	}
 	for _, p := range c.TrustedProxies {
 		if p.Bits() == 0 {

@@ -65,8 +65,7 @@ type Config struct {
 	// The lifetimes of devices.
 	Nodes Nodes `key:"nodes"`
 
-	// What devices are told about each other.
-	Netmap Netmap `key:"netmap"`
+	Upkeep `key:",inline"`
 
 	// How people log in, to add devices by themselves. docs/oidc.md tells how to set providers up.
 	OIDC OIDC `key:"oidc"`
@@ -435,6 +434,32 @@ type Provider struct {
 	// Whether e-mail addresses count that the provider does not call verified. Only where people cannot choose
 	// theirs.
 	AllowUnverifiedEmail bool `key:"allow_unverified_email" default:"false"`
+}
+
+// Upkeep is what the server keeps and tells beside its work.
+type Upkeep struct {
+	// What devices are told about each other.
+	Netmap Netmap `key:"netmap"`
+
+	// The record of what was changed, by whom and why.
+	Audit Audit `key:"audit"`
+
+	// The receivers of events, which `heddle webhooks` manages.
+	Webhooks Webhooks `key:"webhooks"`
+}
+
+// Audit is about the audit log.
+type Audit struct {
+	// How long entries are kept, at least 24h. 0 means for ever. Events that a webhook's
+	// receiver did not take within that time are lost.
+	Retention time.Duration `key:"retention"`
+}
+
+// Webhooks is about receivers of events.
+type Webhooks struct {
+	// Networks that receivers may be in although they are not public: private ranges,
+	// loopback. Whoever may make webhooks can have the server send requests there.
+	AllowedNetworks []netip.Prefix `key:"allowed_networks" example:"[10.1.2.0/24, 127.0.0.1/32]"`
 }
 
 // Netmap is about the maps that devices get.

@@ -190,6 +190,7 @@ func TestWhatDoesNotGoTogether(t *testing.T) {
 		{"reserved", "addresses: {ipv4: 100.115.92.0/24, ipv6: 'fd7a:115c:a1e0:b1a:1::/80'}", []string{
 			"f.yaml:1: addresses.ipv4: 100.115.92.0/24 lies in 100.115.92.0/23, which clients keep for themselves: choose another range in 100.64.0.0/10",
 			"f.yaml:1: addresses.ipv6: fd7a:115c:a1e0:b1a:1::/80 lies in fd7a:115c:a1e0:b1a::/64, which clients keep for themselves: choose another range in fd7a:115c:a1e0::/48"}},
+		{"audit log forgotten at once", "audit: {retention: 1h}", []string{"f.yaml:1: audit.retention: must be at least 24h, or 0 to keep entries for ever"}},
 		{"no room for maps", "netmap: {cache_mb: 1}", []string{"f.yaml:1: netmap.cache_mb: must be 8 to 65536"}},
 		{"no time for ephemeral nodes", "nodes: {ephemeral_timeout: 0s}", []string{"f.yaml:1: nodes.ephemeral_timeout: must be at least 1s"}},
 	} {
@@ -289,7 +290,7 @@ func defaults() *config.Config {
 			Allocation: config.Sequential,
 		},
 		Nodes:  config.Nodes{EphemeralTimeout: 30 * time.Minute, OnlineGrace: 10 * time.Second, KeyExpiry: 180 * 24 * time.Hour},
-		Netmap: config.Netmap{CacheMB: 64},
+		Upkeep: config.Upkeep{Netmap: config.Netmap{CacheMB: 64}, Audit: config.Audit{Retention: 365 * 24 * time.Hour}},
 		Set:    map[string]string{"data_dir": "HEDDLE_DATA_DIR"},
 	}
 }

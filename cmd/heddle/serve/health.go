@@ -31,6 +31,10 @@ func (s *server) health(ctx context.Context) []api.Part {
 		}
 	}
 	parts = append(parts, s.backupHealth()...)
+	if n := s.webhookNumbers(); n.Endpoints > 0 {
+		// A receiver that is down is no fault of the server's.
+		parts = append(parts, part("webhooks", nil, fmt.Sprintf("%d, of which %d fail at present; see `heddle webhooks list`", n.Endpoints, n.Failing)))
+	}
 	if s.relay != nil {
 		parts = append(parts, part("derp", nil, fmt.Sprintf("%d connections", s.relay.Stats().Connections)))
 	}

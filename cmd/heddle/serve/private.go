@@ -36,7 +36,7 @@ func (s *server) debugHandler() http.Handler {
 func (s *server) sourcesOfNumbers() metrics.Sources {
 	from := metrics.Sources{
 		Version: s.Version.Version, Commit: s.Version.Commit,
-		State: s.state, Control: s.control.Stats, Maps: s.maps.Stats,
+		State: s.state, Control: s.control.Stats, Maps: s.maps.Stats, Webhooks: s.webhookNumbers,
 	}
 	if s.relay != nil {
 		from.Relay = s.relay.Stats

@@ -143,6 +143,7 @@ func (s *server) build() error {
 			return err
 		}
 	}
+	s.hooks = s.newHooks()
 	s.api = api.New(api.Options{
 		State:      s.state,
 		Pending:    s.control,
@@ -153,6 +154,7 @@ func (s *server) build() error {
 		Streams:    s.streams,
 		Debug:      s.debug(),
 		Audit:      s.db,
+		Deliveries: s.delivery,
 		Version:    s.Version,
 		Log:        s.Log,
 	})
@@ -240,6 +242,8 @@ func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.control.Run(ctx) })
 	g.Go(func() error { return s.tokens.Run(ctx) })
 	g.Go(func() error { giveBackMemory(ctx); return nil })
+	g.Go(func() error { return s.hooks.Run(ctx) })
+	g.Go(func() error { return s.pruneAudit(ctx) })
 	g.Go(func() error {
 		return s.sources.Run(ctx, func(m *derpMap) {
 			s.try(ctx, "DERP map", func(tx *tailnet.Tx) error { return tx.SetDERPMap(m) })
