@@ -27,12 +27,12 @@ type mesh struct {
 	server *server
 }
 
-// newMesh starts a lab with heddle and the user alice.
-func newMesh(t *testing.T) *mesh {
+// newMesh starts a lab with heddle, configured with more sections if given, and the user alice.
+func newMesh(t *testing.T, more ...string) *mesh {
 	dependOnSources(t)
 	l := lab.New(t)
 	m := &mesh{lab: l, inet: l.Internet()}
-	m.server = newServer(t, l, m.inet)
+	m.server = newServer(t, l, m.inet, more...)
 	m.server.must(t, "users", "create", "alice")
 	return m
 }

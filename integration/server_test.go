@@ -36,15 +36,16 @@ var serverAddr = netip.MustParseAddr("198.51.100.2")
 type server struct {
 	host    *lab.Host
 	config  string
+	env     []string     // which certificates heddle trusts
 	client  *http.Client // trusts the lab's authority; connections leave from the server's host
 	process *lab.Process
 	secrets []string // keys that were made, none of which may appear in the log
 }
 
-// newServer makes heddle's host, configures heddle and starts it.
-func newServer(t *testing.T, l *lab.Lab, inet *lab.Internet) *server {
+// newServer makes heddle's host, configures heddle, with more sections if given, and starts it.
+func newServer(t *testing.T, l *lab.Lab, inet *lab.Internet, more ...string) *server {
 	t.Helper()
-	s := &server{host: inet.Host("server", 2)}
+	s := &server{host: inet.Host("server", 2), env: []string{"SSL_CERT_FILE=" + l.CAFile(), "SSL_CERT_DIR=/nonexistent"}}
 	s.config = filepath.Join(s.host.Dir(), "heddle.yaml")
 	cert, key := l.Certificate(serverName, serverAddr)
 	config := fmt.Sprintf(`
@@ -67,7 +68,7 @@ nodes:
   ephemeral_timeout: %v
 log:
   level: debug
-`, serverURL, filepath.Join(s.host.Dir(), "data"), cert, key, serverAddr, baseDomain, ephemeralTimeout)
+`, serverURL, filepath.Join(s.host.Dir(), "data"), cert, key, serverAddr, baseDomain, ephemeralTimeout) + strings.Join(more, "\n")
 	if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func trusting(t *testing.T, h *lab.Host, rootFile, name string) *http.Client {
 // start starts heddle and waits until it answers.
 func (s *server) start(t *testing.T) {
 	t.Helper()
-	process, err := s.host.Start("heddle", nil, programs.heddle, "serve", "--config", s.config)
+	process, err := s.host.Start("heddle", s.env, programs.heddle, "serve", "--config", s.config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +191,8 @@ type node struct {
 	Addresses    []string `json:"ipAddresses"`
 	Online       bool     `json:"online"`
 	Expired      bool     `json:"expired"`
+	Expiry       string   `json:"expiry"` // of its key; empty: never
+	Waits        bool     `json:"pendingApproval"`
 	Tags         []string `json:"tags"`
 	SubnetRoutes []string `json:"subnetRoutes"` // those it carries now
 }

@@ -83,6 +83,7 @@ var table = map[string]rule{
 	"cmd/heddle/serve/metrics":    {[]string{"control", "control/netmap", "control/tailnet", "derp"}, storage},
 	"cmd/demo":                    {[]string{"*"}, storage},
 	"integration":                 {[]string{"proto/heddle/v1", "integration/lab", "integration/stock"}, storage},
+	"integration/browser":         {[]string{"integration/lab"}, storage},
 	"integration/idp":             {nil, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"integration/lab":             {nil, storage},
 	"integration/pebble":          {nil, storage},
