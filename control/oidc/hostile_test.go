@@ -552,6 +552,11 @@ func TestHangingProvider(t *testing.T) {
 	if s.providers.Trouble("corp") == nil {
 		t.Error("no trouble is told")
 	}
+	h.discovery = nil
+	s.clock.Add(time.Second)
+	if err := s.providers.Begin(httptest.NewRecorder(), httptest.NewRequest("GET", "/login/corp", nil), "corp", "", false); err != nil || s.providers.Trouble("corp") != nil {
+		t.Errorf("it answers again: %v, %v", err, s.providers.Trouble("corp"))
+	}
 }
 
 // TestDeadline waits for providers that take a request and then say nothing, or little at a time.
