@@ -193,6 +193,8 @@ type node struct {
 	Expired      bool     `json:"expired"`
 	Expiry       string   `json:"expiry"` // of its key; empty: never
 	Waits        bool     `json:"pendingApproval"`
+	Expiry       string   `json:"expiry"` // of its key; empty: never
+	Waits        bool     `json:"pendingApproval"`
 	Tags         []string `json:"tags"`
 	SubnetRoutes []string `json:"subnetRoutes"` // those it carries now
 }
