@@ -160,7 +160,7 @@ func (tx *Tx) checkScopes(scopes *[]string) error {
 	*scopes = sortedUnique(*scopes)
 	for _, scope := range *scopes {
 		if !KnownScope(scope) {
-			return Errorf(Invalid, "there is no scope %q", scope)
+			return errUnknownScope(scope)
 		}
 	}
 	return tx.mayGive(Actor{Kind: ByAPIKey, Scopes: *scopes})
@@ -233,7 +233,7 @@ func (tx *Tx) MintToken(client APIKeyID, scopes, tags []string) (secret string, 
 		have := Actor{Kind: ByAPIKey, Scopes: c.Scopes}
 		for _, scope := range k.Scopes {
 			if !KnownScope(scope) {
-				return "", nil, Errorf(Invalid, "there is no scope %q", scope)
+				return "", nil, errUnknownScope(scope)
 			}
 			for _, area := range Areas {
 				for _, r := range []Right{Read(area), Write(area)} {

@@ -87,6 +87,14 @@ func KnownScope(scope string) bool {
 	return slices.ContainsFunc(Areas, func(a Area) bool { return ScopeMay(scope, Read(a)) })
 }
 
+func errUnknownScope(scope string) error {
+	texts := make([]string, len(Areas))
+	for i, a := range Areas {
+		texts[i] = string(a)
+	}
+	return Errorf(Invalid, "there is no scope %q: there are all, %s, and each with :read at its end, for reading alone", scope, strings.Join(texts, ", "))
+}
+
 // Can reports whether the actor has a right, as far as the actor itself tells. An
 // update asks for more: see Snapshot.Can.
 func (a Actor) Can(r Right) bool {
