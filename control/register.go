@@ -243,11 +243,8 @@ func (s *Server) welcome(snap *tailnet.Snapshot, m key.MachinePublic, k key.Node
 // them, and how many there are more.
 func (s *Server) Logins(most int) (list []pending.Login, more int) { return s.pending.List(most) }
 
-// Login returns one login by its ID, also for some time after it was completed, but not one that was rejected.
-func (s *Server) Login(id string) (pending.Login, bool) {
-	l, ok := s.pending.Get(id)
-	return l, ok && l.Rejected.IsZero()
-}
+// Login returns one login by its ID, also for some time after it was completed or rejected.
+func (s *Server) Login(id string) (pending.Login, bool) { return s.pending.Get(id) }
 
 // RejectLogin turns away the device that waits under an ID, and tells it. Errors are NotFound for an ID
 // that waits no more, Conflict for one that was decided, and Denied.

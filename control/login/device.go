@@ -26,6 +26,8 @@ func (p *Pages) serveDevice(w http.ResponseWriter, r *http.Request) {
 	s, u := p.viewer(r)
 	v := page{Title: "Add a device", Device: p.describe(r, l, u), Command: "heddle auth register --user USER " + l.ID}
 	switch {
+	case !l.Rejected.IsZero():
+		v.Title, v.View = "Device turned away", "rejected"
 	case l.Done:
 		v.Title, v.View = "Device added", "added"
 		if v.Device.Waits != "" {
@@ -77,6 +79,8 @@ func (p *Pages) serveStatus(w http.ResponseWriter, r *http.Request) {
 		state = "unknown"
 	case l.Done:
 		state = "done"
+	case !l.Rejected.IsZero():
+		state = "rejected"
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "application/json")

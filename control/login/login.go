@@ -26,7 +26,7 @@ const CallbackPath = "/oidc/callback"
 
 // Devices are those that ask to join.
 type Devices interface {
-	// Login returns a login by its ID, also for some time after it was completed.
+	// Login returns a login by its ID, also for some time after it was completed or rejected.
 	Login(id string) (pending.Login, bool)
 	// CompleteLogin admits a device as one of the user's. Errors are NotFound for an ID that waits
 	// no more, Conflict for one that was completed, or those of Tx.RegisterForUser.
@@ -164,8 +164,8 @@ func (p *Pages) waits(kind, id string) bool {
 		c, ok := p.connections.SSHCheck(id)
 		return ok && c.State == check.Waiting
 	}
-	_, ok := p.devices.Login(id)
-	return ok
+	l, ok := p.devices.Login(id)
+	return ok && l.Rejected.IsZero()
 }
 
 // crossSite reports whether the browser says that another site sent it here. Browsers that say nothing are old, or

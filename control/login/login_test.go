@@ -548,3 +548,24 @@ func TestExpiredLogin(t *testing.T) {
 		w.browser().post("/ssh/never", nil).says(t, 404, "tailscale ssh")
 	})
 }
+
+// TestRejectedDevice: an admin said no, and nobody else can say yes.
+func TestRejectedDevice(t *testing.T) {
+	inWorld(t, nil, func(t *testing.T, w *world) {
+		_, path := w.device("laptop")
+		b := w.browser()
+		form := w.logIn(b, path, "anna").consent()
+		if err := w.Control.RejectLogin(t.Context(), tailnet.Actor{Kind: tailnet.LocalCLI}, path[len("/register/"):]); err != nil {
+			t.Fatal(err)
+		}
+		if v := b.get(path + "/status"); !strings.Contains(v.Text, "rejected") {
+			t.Errorf("status %s", v.Text)
+		}
+		b.get(path).says(t, 200, "Device turned away", "laptop")
+		b.post(path, form).says(t, 200, "Device turned away")
+		b.get(path+"/with/example").says(t, 404, "This link is not valid")
+		if w.State.Snapshot().NumNodes() != 0 {
+			t.Error("the device joined")
+		}
+	})
+}
