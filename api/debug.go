@@ -129,8 +129,8 @@ func (s debugOf) SetLogLevel(ctx context.Context, req *v1.SetLogLevelRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	var wanted slog.Level
-	if err := wanted.UnmarshalText([]byte(req.GetLevel())); err != nil || levelText(wanted) != strings.ToLower(req.GetLevel()) {
+	wanted, ok := levels[strings.ToLower(req.GetLevel())]
+	if !ok {
 		return nil, tailnet.Errorf(tailnet.Invalid, "there is no log level %.20q: say debug, info, warn or error", req.GetLevel())
 	}
 	old := level.Level()
@@ -151,5 +151,7 @@ func (s debugOf) level() (*slog.LevelVar, error) {
 	}
 	return s.opts.Debug.Level, nil
 }
+
+var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 
 func levelText(l slog.Level) string { return strings.ToLower(l.String()) }
