@@ -92,7 +92,7 @@ func errUnknownScope(scope string) error {
 	for i, a := range Areas {
 		texts[i] = string(a)
 	}
-	return Errorf(Invalid, "there is no scope %q: there are all, %s, and each with :read at its end, for reading alone", scope, strings.Join(texts, ", "))
+	return Errorf(Invalid, "there is no scope %q: there are all, devices, %s, and each with :read at its end, for reading alone", scope, strings.Join(texts, ", "))
 }
 
 // Can reports whether the actor has a right, as far as the actor itself tells. An
