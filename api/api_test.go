@@ -62,7 +62,7 @@ func (logins) DecideSSH(_ context.Context, _ tailnet.Actor, id string, _ bool) e
 
 // A world is a tailnet with its admin API.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	clock clock
 	store *tailnettest.Store
 	state *tailnet.State
@@ -93,7 +93,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
+func newWorld(t testing.TB, edit ...func(*api.Options)) *world {
 	t.Helper()
 	w := &world{t: t, store: new(tailnettest.Store)}
 	w.clock.pass(time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC).Sub(time.Unix(0, 0)))
@@ -115,7 +115,7 @@ func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
 }
 
 // run runs a part of the server until the test ends.
-func run(t *testing.T, part func(context.Context) error) (stop func()) {
+func run(t testing.TB, part func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- part(ctx) }()
@@ -188,7 +188,7 @@ func (w *world) remote(withTLS bool, from string) *grpc.ClientConn {
 	return dial(w.t, "passthrough:///"+srv.Listener.Addr().String(), creds)
 }
 
-func dial(t *testing.T, target string, creds credentials.TransportCredentials) *grpc.ClientConn {
+func dial(t testing.TB, target string, creds credentials.TransportCredentials) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds))
 	if err != nil {

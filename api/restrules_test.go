@@ -34,6 +34,9 @@ func TestRESTCallers(t *testing.T) {
 		{"unknown path without a key", "/nope", "", 401, "unauthenticated"},
 		{"no path", "", good, 404, "not_found"},
 		{"too deep", "/user/1/2/3", good, 404, "not_found"},
+		{"an escaped percent sign", "/user/100%25", good, 404, "not_found"},
+		{"an escaped slash", "/user/a%2Fb", good, 404, "not_found"},
+		{"colons", "/node/fd7a:115c:a1e0::1", good, 404, "not_found"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := ask(h, "GET", "/api/v1"+c.path, c.secret, "")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"heddle/api"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/tailnettest"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
 
@@ -151,7 +153,7 @@ const (
 )
 
 // full is a world in which every operation has something to do.
-func full(t *testing.T) *world {
+func full(t testing.TB) *world {
 	p := &waiting{}
 	w := newWorld(t, func(o *api.Options) {
 		o.Pending = p
@@ -393,5 +395,44 @@ func TestEveryChangeIsOnRecord(t *testing.T) {
 				t.Error("nothing changed")
 			}
 		})
+	}
+}
+
+// lacking is a store whose nodes lack their IPv6 addresses, like those of another server.
+type lacking struct{ *tailnettest.Store }
+
+func (l lacking) Load(ctx context.Context, name string) (tailnet.Image, error) {
+	img, err := l.Store.Load(ctx, name)
+	for _, n := range img.Nodes {
+		n.Addrs.V6 = netip.Addr{}
+	}
+	return img, err
+}
+
+func TestBackfill(t *testing.T) {
+	w := full(t)
+	key := w.key(tailnet.APIKeySpec{Role: policy.Owner})
+	state, err := tailnet.Open(t.Context(), lacking{w.store}, tailnet.Options{Now: w.clock.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, state.Run)
+	h, err := api.New(api.Options{State: state, Now: w.clock.now}).REST()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, again := ask(h, "POST", "/api/v1/node/backfillips?confirmed=true", key, ""), ask(h, "POST", "/api/v1/node/backfillips?confirmed=true", key, "")
+	if a.Status != 200 || strings.Count(a.Body, "has the addresses 100.64.0.") != 3 || again.Status != 200 || !strings.Contains(again.Body, `"changes":[]`) {
+		t.Errorf("%s, then %s", a.Body, again.Body)
+	}
+	if e := last(w.store.Audit()); e.Action != "node.address" || e.Actor.Kind != tailnet.ByAPIKey {
+		t.Errorf("on record is %+v", e)
+	}
+	seen := map[netip.Addr]bool{}
+	for n := range state.Snapshot().Nodes() {
+		if !n.Addrs.V6.IsValid() || seen[n.Addrs.V6] {
+			t.Errorf("%s has %v", n.Name, n.Addrs)
+		}
+		seen[n.Addrs.V6] = true
 	}
 }

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"time"
 
+	"heddle/api/callers"
 	"heddle/api/news"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
@@ -95,20 +97,15 @@ func (s watches) Watch(req *v1.WatchRequest, stream v1.WatchService_WatchServer)
 			return err
 		}
 		old = now
-		if err := s.news(ctx, old, kinds); err != nil {
-			return err
-		}
-		if err := s.stillValid(id); err != nil {
-			return err
-		}
-		if err := s.mayWatch(id.Actor, kinds); err != nil {
+		if err := s.news(ctx, id, old, kinds); err != nil {
 			return err
 		}
 	}
 }
 
-// news waits until there are news of some kind, or it is time for a sign of life.
-func (s watches) news(ctx context.Context, old *tailnet.Snapshot, kinds news.Kind) error {
+// news waits until there are news of some kind, or it is time for a sign of life. It is an
+// error if the caller may not hear them any more.
+func (s watches) news(ctx context.Context, id callers.Caller, old *tailnet.Snapshot, kinds news.Kind) error {
 	pause, beat := time.NewTimer(watchPause), time.NewTimer(watchBeat)
 	defer pause.Stop()
 	defer beat.Stop()
@@ -117,14 +114,18 @@ func (s watches) news(ctx context.Context, old *tailnet.Snapshot, kinds news.Kin
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for at := old; ; at = s.snapshot() {
-		if len(news.Between(old, at, kinds)) > 0 {
+	for beaten := false; ; {
+		at := s.snapshot()
+		if err := cmp.Or(s.stillValid(id), s.mayWatch(id.Actor, kinds)); err != nil {
+			return err
+		}
+		if beaten || len(news.Between(old, at, kinds)) > 0 {
 			return nil
 		}
 		select {
 		case <-at.Superseded():
 		case <-beat.C:
-			return nil
+			beaten = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}

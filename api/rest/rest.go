@@ -113,8 +113,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Refuse(w, err)
 		return
 	}
-	r = r.WithContext(context.WithValue(ctx, callKey{}, in))
+	r = r.Clone(context.WithValue(ctx, callKey{}, in))
 	r.Body = in
+	r.URL.RawPath = r.URL.EscapedPath() // or the gateway decodes a decoded path once more
 	if s, ok := streams[r.URL.Path]; ok && r.Method == http.MethodGet {
 		h.stream(w, r, s)
 		return
