@@ -88,6 +88,8 @@ func New(o Options) *Pages {
 // Routes mounts the pages. Who may ask how often is the caller's matter.
 func (p *Pages) Routes(r chi.Router) {
 	r.Get("/", p.serveHome)
+	r.Get("/admin", p.serveAdmin)
+	r.Get("/admin/*", p.serveAdmin)
 	r.Get("/register/{id}", p.serveDevice)
 	r.Post("/register/{id}", p.addDevice)
 	r.Get("/register/{id}/status", p.serveStatus)

@@ -78,6 +78,12 @@ func (p *Pages) serveHome(w http.ResponseWriter, r *http.Request) {
 	p.write(w, http.StatusOK, page{View: "home", Title: "heddle runs here"})
 }
 
+// serveAdmin answers whom a client sent to the administrators' console: `tailscale up` does, on a
+// device that waits for approval, and so do menus of the apps.
+func (p *Pages) serveAdmin(w http.ResponseWriter, r *http.Request) {
+	p.write(w, http.StatusOK, page{View: "admin", Title: "Administration"})
+}
+
 // writeUnknown answers a link that leads nowhere, or nowhere any more.
 func (p *Pages) writeUnknown(w http.ResponseWriter, kind string) {
 	p.write(w, http.StatusNotFound, page{View: "unknown", Title: "This link is not valid", Kind: kind})
