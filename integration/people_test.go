@@ -496,7 +496,7 @@ func (p *people) testSuspension(t *testing.T) {
 	t.Logf("a suspended user's device was out after %v", took)
 	_, url := p.up(t, p.gus, p.gus.UpArgs("")...)
 	p.web.Open(url)
-	p.logIn(t, "olga") // the session in the browser is over, too
+	p.web.Click("Log in with Example Corp") // the session in the browser is over, too; that at the provider is not
 	p.web.Await("is suspended here", "Nothing was changed")
 	p.web.Shoot("suspended")
 	p.server.must(t, "users", "restore", "olga@example.com")
@@ -524,7 +524,7 @@ func (p *people) testSSHCheck(t *testing.T) {
 	p.web.Shoot("ssh")
 	// The session that the browser has is not enough, and nobody else's is.
 	p.logIn(t, "anna")
-	p.web.Await("only the owner of the device that connects can confirm")
+	p.web.Await("Only the owner of the device that connects can confirm")
 	p.web.Click("Try again")
 	p.logIn(t, "ben")
 	p.web.Await("You are logged in as Ben", "sam", "dot")

@@ -188,5 +188,5 @@ func asked(t, now time.Time) string {
 	case ago >= time.Minute:
 		word = count(int(ago/time.Minute), "minute")
 	}
-	return word + t.UTC().Format(" (2 January 2006, 15:04 UTC)")
+	return word + t.UTC().Format(" (2 Jan 2006, 15:04 UTC)")
 }

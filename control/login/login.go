@@ -230,7 +230,8 @@ func (p *Pages) logIn(r *http.Request, l oidc.Login) (*tailnet.User, error) {
 	if u == nil {
 		return nil, tailnet.Errorf(tailnet.Conflict, "the user was deleted in the same moment; log in again")
 	}
-	p.log.Info("person logged in", "user", u.Name, "provider", l.Provider, "remote", remote(r))
+	p.log.Info("person logged in", "user", u.Name, "provider", l.Provider,
+		"issuer", l.Profile.Identity.Issuer, "subject", l.Profile.Identity.Subject, "remote", remote(r))
 	return u, nil
 }
 

@@ -6,6 +6,9 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"heddle/control/tailnet"
 )
@@ -102,16 +105,13 @@ var statuses = map[tailnet.Code]int{
 // refuse tells why something is not done, and how to go on. then is the subject that it was for,
 // "" if that is not known.
 func (p *Pages) refuse(w http.ResponseWriter, then string, err error) {
-	v := page{View: "refused", Title: "That did not work", Message: tailnet.Message(err)}
+	v := page{View: "refused", Title: "That did not work", Message: sentence(tailnet.Message(err))}
 	status, known := statuses[tailnet.CodeOf(err)]
 	if !known {
 		status = http.StatusInternalServerError
 		p.log.Error("login page failed", "err", err)
 	}
-	switch status {
-	case http.StatusForbidden:
-		v.Title = "You cannot go on like this"
-	case http.StatusServiceUnavailable:
+	if status == http.StatusServiceUnavailable {
 		v.Title = "Logging in is not possible just now"
 		w.Header().Set("Retry-After", "30")
 	}
@@ -119,6 +119,16 @@ func (p *Pages) refuse(w http.ResponseWriter, then string, err error) {
 		v.Back = "/" + then + "?anew"
 	}
 	p.write(w, status, v)
+}
+
+// sentence makes a sentence of a message. A first word that is not just letters is a name.
+func sentence(text string) string {
+	word, _, _ := strings.Cut(text, " ")
+	first, size := utf8.DecodeRuneInString(text)
+	if !strings.ContainsFunc(word, func(c rune) bool { return !unicode.IsLetter(c) }) {
+		text = string(unicode.ToUpper(first)) + text[size:]
+	}
+	return strings.TrimSuffix(text, ".") + "."
 }
 
 // write sends a page, of which nothing may be kept, framed, or extended by what it shows.
