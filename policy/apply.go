@@ -28,10 +28,25 @@ func (b *builder) apply() {
 			}
 		}
 	}
+	b.applySSH()
+}
+
+// applySSH forgets the wire form of ssh rules that may be another one.
+func (b *builder) applySSH() {
 	b.ssh = make([]*sshExpansion, len(b.doc.ssh))
+	actions := true // of all rules are as they were
 	for i := range b.ssh {
-		if b.ssh[i] = new(sshExpansion); len(b.old.ssh) > 0 && b.sameSources(b.old, &b.doc.ssh[i]) {
+		r := &b.doc.ssh[i]
+		same := len(b.old.ssh) > 0 && b.settings.SSHCheckURL == b.old.settings.SSHCheckURL && b.sameMembers(b.old, r.recorder)
+		actions = actions && same
+		if b.ssh[i] = new(sshExpansion); same && b.sameMembers(b.old, r.src) {
 			b.ssh[i] = b.old.ssh[i]
+		}
+	}
+	if !actions {
+		b.holdings = slices.Clone(b.holdings)
+		for i, h := range b.holdings {
+			b.holdings[i] = &holding{h.nodes, h.self, make([]sshExpansion, b.doc.sshSlots)}
 		}
 	}
 }
@@ -47,7 +62,10 @@ func (b *builder) applyHoldings() {
 	maps.Copy(changed, fresh)
 	for u := range changed {
 		if i, ok := b.userAt(u.ID); ok && b.users[i] == u {
-			b.holdings[i] = &holding{replaced(b.holdings[i].nodes, gone[u], fresh[u], byNodeID), make([]source, len(b.doc.checks))}
+			b.holdings[i] = &holding{
+				replaced(b.holdings[i].nodes, gone[u], fresh[u], byNodeID),
+				make([]source, len(b.doc.checks)), make([]sshExpansion, b.doc.sshSlots),
+			}
 		}
 	}
 }

@@ -66,11 +66,12 @@ type identity struct {
 	selfChecks []int32
 }
 
-// holding is what a user has: untagged nodes, by ID, and what autogroup:self stands for
-// as a source at each of them, by check.
+// holding is what a user has: untagged nodes, by ID, and what autogroup:self stands for at each
+// of them: as a source, by check, and in ssh rules, by slot.
 type holding struct {
 	nodes []*node
 	self  []source
+	ssh   []sshExpansion
 }
 
 // node is a Node with its place in the policy.

@@ -32,12 +32,14 @@ type Doc struct {
 	checks   [][]string
 	checkIDs map[string]int32
 
-	rules  []rule // acls and grants, in the order of the text
-	ssh    []sshRule
-	attrs  []attrRule
-	routes []routeApprover
-	exit   []int32 // terms of autoApprovers.exitNode
-	edges          // derived from the above by index
+	rules []rule // acls and grants, in the order of the text
+	ssh   []sshRule
+	// sshSlots counts the ssh rules that may be about somebody's own devices.
+	sshSlots int
+	attrs    []attrRule
+	routes   []routeApprover
+	exit     []int32 // terms of autoApprovers.exitNode
+	edges            // derived from the above by index
 }
 
 // term is one distinct selector. Hosts, ranges and ipsets are prefixes too, so
@@ -71,6 +73,7 @@ type rule struct {
 type sshRule struct {
 	*syntax.SSHRule
 	src, dst, recorder int32 // sets
+	slot               int   // if it may be about somebody's own devices
 }
 
 type attrRule struct {
@@ -125,7 +128,10 @@ func newDoc(p *syntax.Policy) *Doc {
 	}
 	for i := range p.SSH {
 		r := &p.SSH[i]
-		d.ssh = append(d.ssh, sshRule{r, d.set(d.ids(r.Src), d.checkID(r.Postures), nil), d.set(d.ids(r.Dst), 0, nil), d.set(d.ids(r.Recorder), 0, nil)})
+		d.ssh = append(d.ssh, sshRule{r, d.set(d.ids(r.Src), d.checkID(r.Postures), nil), d.set(d.ids(r.Dst), 0, nil), d.set(d.ids(r.Recorder), 0, nil), d.sshSlots})
+		if r.Self || r.DstUser != "" || len(r.Localparts) > 0 {
+			d.sshSlots++
+		}
 	}
 	for i := range p.Attrs {
 		d.attrs = append(d.attrs, attrRule{&p.Attrs[i], d.set(d.ids(p.Attrs[i].Target), 0, nil)})

@@ -27,23 +27,15 @@ func (c *Compiled) Kept(old *Compiled, id NodeID) Kept {
 
 // sameSSH reports whether a node's SSH policy is what it was.
 func (c *Compiled) sameSSH(old *Compiled, n *node) bool {
-	if c.settings.SSHCheckURL != old.settings.SSHCheckURL {
-		return false
-	}
 	same := true
-	c.sshRules(n, func(_ int, r *sshRule, self bool) {
+	c.sshRules(n, func(i int, _ *sshRule, self bool) {
 		if self {
-			same = same && c.holding(n.ident.user) == old.holding(n.ident.user) && c.sameMembers(old, r.recorder)
+			same = same && c.holding(n.ident.user) == old.holding(n.ident.user)
 		} else {
-			same = same && c.sameSources(old, r)
+			same = same && c.ssh[i] == old.ssh[i]
 		}
 	})
 	return same
-}
-
-// sameSources reports whether the wire form of a rule for all its sources is what it was.
-func (c *Compiled) sameSources(old *Compiled, r *sshRule) bool {
-	return c.settings.SSHCheckURL == old.settings.SSHCheckURL && c.sameMembers(old, r.src) && c.sameMembers(old, r.recorder)
 }
 
 // sameMembers reports whether the same nodes, unchanged, are in a set by identity. Lists of members are

@@ -127,3 +127,42 @@ func TestKeptAfterAJoin(t *testing.T) {
 		})
 	}
 }
+
+// Devices of one user have the same rules, and so do servers: whoever keeps them keeps them once.
+func TestSSHRulesAreShared(t *testing.T) {
+	node := func(id policy.NodeID, user policy.UserID, tags ...string) policy.Node {
+		n := newWorld(0).node(id)
+		n.User, n.Tags, n.Approved, n.Advertised = user, tags, nil, nil
+		return n
+	}
+	doc, err := policy.Parse([]byte(`{"tagOwners": {"tag:server": [], "tag:recorder": []}, "ssh": [
+		{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self"], "users": ["root"], "recorder": ["tag:recorder"]},
+		{"action": "accept", "src": ["ann@example.com"], "dst": ["tag:server"], "users": ["root"]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := policy.Compile(doc, policy.Tailnet{
+		Users: []policy.User{{ID: 1, Login: "ann@example.com", Role: policy.Member}, {ID: 2, Login: "bob@example.com", Role: policy.Member}},
+		Nodes: []policy.Node{node(1, 1), node(2, 1), node(3, 2), node(4, 0, "tag:server"), node(5, 0, "tag:server")},
+	})
+	rule := func(c *policy.Compiled, id policy.NodeID) any { return c.SSH(id).Rules[0] }
+	joined := before.Amend([]policy.Node{node(6, 2)}, nil)
+	recorded := before.Amend([]policy.Node{node(7, 0, "tag:recorder")}, nil)
+	for _, c := range []struct {
+		name string
+		a, b any
+		same bool
+	}{
+		{"a user's devices", rule(before, 1), rule(before, 2), true},
+		{"two users' devices", rule(before, 1), rule(before, 3), false},
+		{"servers", rule(before, 4), rule(before, 5), true},
+		{"a device, after another user's joined", rule(before, 1), rule(joined, 1), true},
+		{"a server, after a device joined that may not log in", rule(before, 4), rule(joined, 4), true},
+		{"a device, after its user's other one joined", rule(before, 3), rule(joined, 3), false},
+		{"a device, after a recorder joined", rule(before, 1), rule(recorded, 1), false},
+	} {
+		if (c.a == c.b) != c.same {
+			t.Errorf("%s have one rule: %v, want %v", c.name, !c.same, c.same)
+		}
+	}
+}

@@ -14,9 +14,18 @@ import (
 // recorderPort is where session recorders listen (tsrecorder's default).
 const recorderPort = 80
 
-// sshExpansion holds the wire form of an ssh rule for all its sources.
+// sshExpansion holds the wire form of an ssh rule, for all its sources or for a user's devices.
 type sshExpansion struct {
 	rules atomic.Pointer[[]*tailcfg.SSHRule]
+}
+
+func (x *sshExpansion) get(build func() []*tailcfg.SSHRule) []*tailcfg.SSHRule {
+	if p := x.rules.Load(); p != nil {
+		return *p
+	}
+	out := build()
+	x.rules.Store(&out) // a race stores equal values
+	return out
 }
 
 // sshOrder calls fn for the ssh rules in the order of evaluation: the first
@@ -47,7 +56,8 @@ func (c *Compiled) SSH(id NodeID) *tailcfg.SSHPolicy {
 	var out []*tailcfg.SSHRule
 	c.sshRules(n, func(i int, r *sshRule, self bool) {
 		if self {
-			out = append(out, c.wireSSH(r, c.sshSources(r, c.holding(n.ident.user).nodes))...)
+			h := c.holding(n.ident.user)
+			out = append(out, h.ssh[r.slot].get(func() []*tailcfg.SSHRule { return c.wireSSH(r, c.sshSources(r, h.nodes)) })...)
 		} else {
 			out = append(out, c.expand(i)...)
 		}
@@ -74,18 +84,15 @@ func (c *Compiled) sshRules(n *node, fn func(i int, r *sshRule, self bool)) {
 
 // expand returns the wire rules of ssh rule i for all its sources.
 func (c *Compiled) expand(i int) []*tailcfg.SSHRule {
-	if p := c.ssh[i].rules.Load(); p != nil {
-		return *p
-	}
-	r := &c.doc.ssh[i]
-	var all []*node
-	for _, t := range c.doc.sets[r.src].terms {
-		all = append(all, c.members[t]...)
-	}
-	slices.SortFunc(all, byNodeID)
-	out := c.wireSSH(r, c.sshSources(r, slices.Compact(all)))
-	c.ssh[i].rules.Store(&out) // a race stores equal values
-	return out
+	return c.ssh[i].get(func() []*tailcfg.SSHRule {
+		r := &c.doc.ssh[i]
+		var all []*node
+		for _, t := range c.doc.sets[r.src].terms {
+			all = append(all, c.members[t]...)
+		}
+		slices.SortFunc(all, byNodeID)
+		return c.wireSSH(r, c.sshSources(r, slices.Compact(all)))
+	})
 }
 
 // sshSources keeps the nodes that satisfy the rule's posture check.

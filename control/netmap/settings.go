@@ -35,13 +35,14 @@ func (e *Encoder) intern(plain []byte) *piece {
 // cost is about what a piece takes in memory.
 func (p *piece) cost() int { return 200 + len(p.plain) + len(p.z) }
 
-// once returns the piece that encode makes, and keeps it under a key that names what it encodes.
+// once returns the piece that encode makes, and keeps it under a key that names what it encodes, by
+// where it is. That is kept with it, and takes some times the room of its text.
 func (e *Encoder) once(key any, encode func() []byte) *piece {
 	if p, ok := e.cache.get(key).(*piece); ok {
 		return p
 	}
 	p := e.intern(encode())
-	e.cache.put(key, p, 100)
+	e.cache.put(key, p, 100+4*len(p.plain))
 	return p
 }
 
