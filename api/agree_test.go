@@ -38,7 +38,7 @@ func throughGRPC(t *testing.T, conn *grpc.ClientConn, failed *error) http.Handle
 		v1.RegisterAuthServiceHandler(t.Context(), mux, conn), v1.RegisterPolicyServiceHandler(t.Context(), mux, conn),
 		v1.RegisterApiKeyServiceHandler(t.Context(), mux, conn), v1.RegisterDNSServiceHandler(t.Context(), mux, conn),
 		v1.RegisterSettingsServiceHandler(t.Context(), mux, conn), v1.RegisterDERPServiceHandler(t.Context(), mux, conn),
-		v1.RegisterDebugServiceHandler(t.Context(), mux, conn),
+		v1.RegisterDebugServiceHandler(t.Context(), mux, conn), v1.RegisterWebhookServiceHandler(t.Context(), mux, conn),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +56,11 @@ func TestGRPCAndRESTAgree(t *testing.T) {
 	g := throughGRPC(t, overGRPC.remote(true, elsewhere), &failed)
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) {
-			a := ask(h, s.method, "/api/v1"+s.path, restKey, s.body)
+			a := ask(h, s.method, "/api/v1"+overREST.hook(s.path), restKey, s.body)
 			failed = nil
 			// Only REST takes a number for a name.
 			body := strings.ReplaceAll(s.body, `"user": 2`, `"user": "2"`)
-			r := httptest.NewRequest(s.method, "/api/v1"+s.path, strings.NewReader(body))
+			r := httptest.NewRequest(s.method, "/api/v1"+overGRPC.hook(s.path), strings.NewReader(body))
 			r.Header.Set("Authorization", "Bearer "+grpcKey)
 			rec := httptest.NewRecorder()
 			g.ServeHTTP(rec, r)

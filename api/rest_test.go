@@ -2,10 +2,12 @@ package api_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -75,9 +77,12 @@ func (a answer) problem(t *testing.T, status int) (code string) {
 
 // furnished is a world with users, nodes and keys whose every attribute is known.
 func furnished(t *testing.T, edit ...func(*api.Options)) *world {
-	w := newWorld(t, edit...)
-	var disco [32]byte
-	disco[0] = 7
+	w := newWorld(t, append(edit, func(o *api.Options) {
+		o.Debug.Level = new(slog.LevelVar)
+		o.Debug.Netmap = func(context.Context, tailnet.NodeID) (*api.Netmap, error) {
+			return &api.Netmap{CapVer: 130, Full: api.Payload{Wire: []byte("x"), JSON: []byte(`{"Domain": "example.com"}`)}}, nil
+		}
+	})...)
 	w.must(func(tx *tailnet.Tx) error {
 		alice, err := tx.CreateUser(tailnet.User{Name: "alice", DisplayName: "Alice", Email: "alice@example.com", Role: "admin"})
 		if err != nil {
@@ -129,8 +134,18 @@ var volatile = []struct {
 	{regexp.MustCompile(`tskey-(auth|api)-[0-9a-z]+-[0-9A-Za-z*]+`), "tskey-$1-PUBLIC-SECRET"},
 	{regexp.MustCompile(`("prefix": ")[0-9a-z]{8,}"`), `${1}PUBLIC"`},
 	{regexp.MustCompile(`("stableId": ")[^"]*"`), `${1}STABLE"`},
+	{regexp.MustCompile(`("secret": ")[^"]*"`), `${1}SECRET"`},
+	{regexp.MustCompile(`("(?:id|creator)": ")[0-9a-z]*[a-z][0-9a-z]*"`), `${1}NAME"`},
 	{regexp.MustCompile(`("goVersion": ")[^"]*"`), `${1}GO"`},
 	{regexp.MustCompile(`(API|api)[- ]key [0-9a-z]{8,}`), `$1 key PUBLIC`},
+}
+
+// hook puts the ID of the first webhook into a path that wants one.
+func (w *world) hook(path string) string {
+	for _, hook := range w.state.Snapshot().Settings().Webhooks {
+		return strings.ReplaceAll(path, "HOOK", hook.ID)
+	}
+	return path
 }
 
 // A step is a REST operation with a golden answer. They run in order.
@@ -226,6 +241,21 @@ var steps = []step{
 
 	{"derp", "GET", "/derp", ""},
 	{"debug-fleet", "GET", "/debug/fleet", ""},
+	{"debug-netmap", "GET", "/debug/netmap/router", ""},
+	{"debug-netmap-none", "GET", "/debug/netmap/laptop", ""},
+	{"debug-log-level", "GET", "/debug/log_level", ""},
+	{"debug-log-level-set", "PUT", "/debug/log_level", `{"level": "warn"}`},
+	{"debug-log-level-bad", "PUT", "/debug/log_level", `{"level": "loud"}`},
+
+	{"webhook-create", "POST", "/webhook", `{"url": "https://example.com/hook", "events": ["nodeCreated"]}`},
+	{"webhook-create-bad", "POST", "/webhook", `{"url": "ftp://example.com", "events": ["nodeCreated"]}`},
+	{"webhook-list", "GET", "/webhook", ""},
+	{"webhook-get", "GET", "/webhook/HOOK", ""},
+	{"webhook-get-none", "GET", "/webhook/none", ""},
+	{"webhook-update", "PATCH", "/webhook/HOOK", `{"events": ["userCreated", "policyUpdate"]}`},
+	{"webhook-rotate", "POST", "/webhook/HOOK/rotate", ""},
+	{"webhook-test", "POST", "/webhook/HOOK/test", ""},
+	{"webhook-delete", "DELETE", "/webhook/HOOK", ""},
 }
 
 // What programs that were made for headscale rely on is in these files.
@@ -234,7 +264,7 @@ func TestRESTGolden(t *testing.T) {
 	secret, h := w.key(tailnet.APIKeySpec{Role: "owner"}), w.rest()
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) {
-			a := ask(h, s.method, "/api/v1"+s.path, secret, s.body)
+			a := ask(h, s.method, "/api/v1"+w.hook(s.path), secret, s.body)
 			var pretty bytes.Buffer
 			if err := json.Indent(&pretty, []byte(a.Body), "", "  "); err != nil {
 				t.Fatalf("%v: %s", err, a.Body)
