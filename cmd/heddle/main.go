@@ -11,6 +11,7 @@ import (
 	"heddle/api"
 	"heddle/cmd/heddle/cli"
 	"heddle/cmd/heddle/cli/backup"
+	"heddle/cmd/heddle/cli/doctor"
 )
 
 func main() {
@@ -24,6 +25,6 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	version, commit := cli.Version()
 	serve := serveCommand(api.Version{Version: version, Commit: commit, MinClient: "v1.80"})
-	more := append(backup.Commands(backup.Tools{Config: cli.ConfigPath, Version: version}), serve)
+	more := append(backup.Commands(backup.Tools{Config: cli.ConfigPath, Version: version}), serve, doctor.Command())
 	return cli.Run(ctx, os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, more...)
 }
