@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
@@ -218,6 +219,30 @@ func TestWatchersAreBounded(t *testing.T) {
 		}
 	}
 	t.Error(refused)
+}
+
+// patient notes deadlines, and leaves after the first piece of an answer.
+type patient struct {
+	impatient
+	write time.Time
+}
+
+func (p *patient) SetReadDeadline(time.Time) error    { return nil }
+func (p *patient) SetWriteDeadline(t time.Time) error { p.write = t; return nil }
+
+// Between its messages a stream has no deadline, or HTTP/2 would end it there.
+func TestRESTWatchHasTime(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r := httptest.NewRequestWithContext(ctx, "GET", "/api/v1/watch", nil)
+	r.RemoteAddr = "127.0.0.1:1"
+	r.Header.Set("Authorization", "Bearer "+w.key(tailnet.APIKeySpec{}))
+	rec := &patient{impatient: impatient{httptest.NewRecorder(), cancel}, write: w.clock.now()}
+	w.rest().ServeHTTP(rec, r)
+	if !strings.Contains(rec.Body.String(), `"reset":`) || !rec.write.IsZero() {
+		t.Errorf("a deadline at %v after %s", rec.write, rec.Body)
+	}
 }
 
 // Over REST the news are lines of JSON.

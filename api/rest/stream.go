@@ -77,5 +77,7 @@ func sendLine(w http.ResponseWriter, rc *http.ResponseController, name string, t
 			return err
 		}
 	}
-	return rc.Flush()
+	err := rc.Flush()
+	_ = rc.SetWriteDeadline(time.Time{}) // HTTP/2 ends a stream at its deadline even if nobody writes
+	return err
 }
