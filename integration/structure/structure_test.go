@@ -89,6 +89,7 @@ var table = map[string]rule{
 	"integration/lab":             {nil, storage},
 	"integration/pebble":          {nil, storage},
 	"integration/stock":           {[]string{"integration/lab"}, storage},
+	"integration/crash":           {nil, nil},
 	"integration/structure":       {nil, nil},
 }
 
