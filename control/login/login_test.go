@@ -570,3 +570,33 @@ func TestRejectedDevice(t *testing.T) {
 		}
 	})
 }
+
+// TestCallbackAgain: extensions fetch the callback before the browser does, and keep what it sets to themselves.
+func TestCallbackAgain(t *testing.T) {
+	inWorld(t, nil, func(t *testing.T, w *world) {
+		_, path := w.device("laptop")
+		b := w.browser()
+		w.logIn(b, path, "anna")
+		callback := b.went[len(b.went)-2]
+		u := must(url.Parse(server))
+		again := func() view {
+			t.Helper()
+			b.jar.SetCookies(u, []*http.Cookie{{Name: "heddle-session", Value: "", Path: "/", MaxAge: -1}})
+			if len(b.jar.Cookies(u)) != 1 {
+				t.Fatalf("cookies %v", b.jar.Cookies(u))
+			}
+			return b.get(callback)
+		}
+		v := again()
+		v.says(t, 200, "You are logged in as <strong>Anna")
+		if n := len(w.idp.requests()); n != 1 {
+			t.Errorf("the provider was asked %d times", n)
+		}
+		w.Update(func(tx *tailnet.Tx) error { return tx.SuspendUser(w.user("anna").ID) })
+		again().says(t, 403, "This login is over")
+		w.browser().get(callback).says(t, 403, "another browser")
+		w.Update(func(tx *tailnet.Tx) error { return tx.RestoreUser(w.user("anna").ID) })
+		time.Sleep(6 * time.Minute)
+		again().says(t, 400, "begin anew")
+	})
+}
