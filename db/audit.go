@@ -8,6 +8,7 @@ import (
 	"heddle/control/tailnet"
 
 	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
 )
 
 // Audit returns the entries of the tailnet's audit log that q selects, never more than 1000 at a
@@ -76,35 +77,66 @@ func (d *DB) PruneAudit(ctx context.Context, name string, before time.Time) (gon
 	return gone, e.err
 }
 
-// A positionRow is how far the deliveries of a webhook have come.
+// A positionRow is how far the deliveries of a webhook have come, and who delivers.
 type positionRow struct {
 	Tailnet  string `gorm:"primaryKey"`
 	Webhook  string `gorm:"primaryKey"`
 	Position int64  // of the audit entry
+	Holder   string // the process
+	Until    *string
 }
 
 func (positionRow) TableName() string { return "webhook_positions" }
 
-// WebhookPosition returns which audit entry was the latest that a webhook needed no more; zero if
-// none was.
-func (d *DB) WebhookPosition(ctx context.Context, name, webhook string) (int64, error) {
-	var rows []positionRow
-	if err := d.read.WithContext(ctx).Where("tailnet = ? AND webhook = ?", name, webhook).Find(&rows).Error; err != nil || len(rows) == 0 {
-		return 0, d.explain("read the position of a webhook", err)
+// holder names this process to the others that share the database. Nobody shares a file: its
+// next process goes on where this one stops, at once.
+func (d *DB) holder() string {
+	if _, alone := d.engine.(*file); alone {
+		return "alone"
 	}
-	return rows[0].Position, nil
+	return d.origin
 }
 
-// SetWebhookPosition keeps that; zero forgets the webhook.
-func (d *DB) SetWebhookPosition(ctx context.Context, name, webhook string, position int64) error {
-	g := d.write.WithContext(ctx)
-	err := g.Transaction(func(tx *gorm.DB) error {
-		if err := tx.Where("tailnet = ? AND webhook = ?", name, webhook).Delete(&positionRow{}).Error; err != nil || position == 0 {
-			return err
+// ClaimWebhook makes this process the one that delivers to a webhook until a time, unless another one
+// does that still: of several that share a database, one delivers. It returns which audit
+// entry was the latest that the webhook needs no more; zero if none was.
+func (d *DB) ClaimWebhook(ctx context.Context, name, webhook string, until time.Time) (position int64, mine bool, err error) {
+	var e encoder
+	now, end := e.time("until", d.now()), e.time("until", until)
+	if e.err != nil {
+		return 0, false, e.err
+	}
+	err = d.write.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		fresh := positionRow{Tailnet: name, Webhook: webhook, Holder: d.holder(), Until: end}
+		if made := tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&fresh); made.Error != nil || made.RowsAffected > 0 {
+			mine = made.Error == nil
+			return made.Error
 		}
-		return tx.Create(&positionRow{name, webhook, position}).Error
+		claim := tx.Model(&positionRow{}).Where("tailnet = ? AND webhook = ? AND (holder = ? OR until < ?)", name, webhook, d.holder(), now).
+			Updates(map[string]any{"holder": d.holder(), "until": end})
+		if mine = claim.RowsAffected > 0; claim.Error != nil || !mine {
+			return claim.Error
+		}
+		return tx.Model(&positionRow{}).Select("position").Where("tailnet = ? AND webhook = ?", name, webhook).Scan(&position).Error
 	})
-	return d.explain("keep the position of a webhook", err)
+	return position, mine && err == nil, d.explain("claim a webhook", err)
+}
+
+// MoveWebhook keeps how far the deliveries of a claimed webhook have come. It fails with Conflict if
+// another process has it now.
+func (d *DB) MoveWebhook(ctx context.Context, name, webhook string, position int64) error {
+	done := d.write.WithContext(ctx).Model(&positionRow{}).Where("tailnet = ? AND webhook = ? AND holder = ?", name, webhook, d.holder()).
+		Update("position", position)
+	if done.Error == nil && done.RowsAffected == 0 {
+		return tailnet.Errorf(tailnet.Conflict, "another server delivers to the webhook %s now", webhook)
+	}
+	return d.explain("keep the position of a webhook", done.Error)
+}
+
+// ForgetWebhook drops what is kept of a webhook.
+func (d *DB) ForgetWebhook(ctx context.Context, name, webhook string) error {
+	err := d.write.WithContext(ctx).Where("tailnet = ? AND webhook = ?", name, webhook).Delete(&positionRow{}).Error
+	return d.explain("forget a webhook", err)
 }
 
 // webhookSchema is for deliveries; the webhooks themselves are in the settings.
@@ -114,6 +146,8 @@ var webhookSchema = []string{
 		tailnet  TEXT   NOT NULL REFERENCES tailnets (name),
 		webhook  TEXT   NOT NULL,
 		position BIGINT NOT NULL,
+		holder   TEXT   NOT NULL,
+		until    TEXT,
 		PRIMARY KEY (tailnet, webhook)
 	)`,
 }

@@ -105,24 +105,30 @@ func TestWebhookPositions(t *testing.T) { everywhere(t, testWebhookPositions) }
 func testWebhookPositions(t *testing.T, at engine) {
 	s := open(t, at(t))
 	commit(t, s, nodes(0))
-	want := func(webhook string, want int64) {
+	claim := func(webhook string, want int64) {
 		t.Helper()
-		if got, err := s.WebhookPosition(t.Context(), tailnet.Default, webhook); err != nil || got != want {
-			t.Errorf("webhook %s is at %d, %v; want %d", webhook, got, err, want)
+		got, mine, err := s.ClaimWebhook(t.Context(), tailnet.Default, webhook, time.Now().Add(time.Hour))
+		if err != nil || !mine || got != want {
+			t.Errorf("webhook %s is at %d, mine: %v, %v; want %d", webhook, got, mine, err, want)
 		}
 	}
-	set := func(webhook string, position int64) {
+	move := func(webhook string, position int64) {
 		t.Helper()
-		if err := s.SetWebhookPosition(t.Context(), tailnet.Default, webhook, position); err != nil {
+		if err := s.MoveWebhook(t.Context(), tailnet.Default, webhook, position); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want("a", 0)
-	set("a", 7)
-	set("b", 8)
-	set("a", 9)
-	want("a", 9)
-	want("b", 8)
-	set("a", 0)
-	want("a", 0)
+	claim("a", 0)
+	claim("b", 0)
+	move("a", 7)
+	move("b", 8)
+	claim("a", 7)
+	move("a", 9)
+	claim("a", 9)
+	claim("b", 8)
+	if err := s.ForgetWebhook(t.Context(), tailnet.Default, "a"); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, s.MoveWebhook(t.Context(), tailnet.Default, "a", 10), tailnet.Conflict, "another server")
+	claim("a", 0)
 }

@@ -98,6 +98,8 @@ func explain(err error) string {
 		return private.Error()
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "there is no host " + dns.Name
+	case errors.As(err, &dns):
+		return fmt.Sprintf("the name %s could not be looked up: %s", dns.Name, dns.Err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("it did not answer within %v", attemptTime)
 	case errors.As(err, &call):

@@ -28,10 +28,12 @@ import (
 type Store interface {
 	Audit(ctx context.Context, name string, q tailnet.AuditQuery) (page []tailnet.AuditRecord, next int64, err error)
 	Policy(ctx context.Context, name string, revision int64, etag string) (*tailnet.Policy, error)
-	// WebhookPosition returns the number of the last entry that a webhook needs no more; zero if it
-	// has none yet. SetWebhookPosition keeps it; zero forgets the webhook.
-	WebhookPosition(ctx context.Context, name, webhook string) (int64, error)
-	SetWebhookPosition(ctx context.Context, name, webhook string, position int64) error
+	// ClaimWebhook makes this server the one that delivers to a webhook until a time, unless another one
+	// that shares the store does. It returns the number of the last entry that the webhook needs
+	// no more; zero if there is none yet. MoveWebhook keeps that, and fails if the claim was lost.
+	ClaimWebhook(ctx context.Context, name, webhook string, until time.Time) (position int64, mine bool, err error)
+	MoveWebhook(ctx context.Context, name, webhook string, position int64) error
+	ForgetWebhook(ctx context.Context, name, webhook string) error
 }
 
 const (
@@ -45,6 +47,10 @@ const (
 	maxEvents = 20
 	// breath is the least time between two looks at the log, however much changes.
 	breath = 200 * time.Millisecond
+	// claimTime is how long a claim holds: longer than an attempt. After it another server goes on if
+	// this one is dead. claimTick is how often one that has no claim asks again.
+	claimTime = 4 * attemptTime
+	claimTick = 10 * time.Second
 )
 
 // Options are what a Sender needs.
@@ -164,7 +170,7 @@ func (s *Sender) forget(ctx context.Context, id string) {
 	s.mu.Lock()
 	delete(s.reports, id)
 	s.mu.Unlock()
-	if err := s.opts.Store.SetWebhookPosition(ctx, tailnet.Default, id, 0); err != nil && ctx.Err() == nil {
+	if err := s.opts.Store.ForgetWebhook(ctx, tailnet.Default, id); err != nil && ctx.Err() == nil {
 		s.log.Warn("the position of a deleted webhook cannot be forgotten", "webhook", id, "err", err)
 	}
 }
@@ -183,16 +189,22 @@ func (s *Sender) rest(ctx context.Context, d time.Duration) bool {
 
 // serve delivers to one receiver until ctx ends.
 func (s *Sender) serve(ctx context.Context, id string) {
-	position, pause := int64(0), firstRetry
+	pause := firstRetry
 	for ctx.Err() == nil {
 		snap := s.opts.State.Snapshot() // what changes from now on supersedes it
 		w := snap.Webhook(id)
 		if w == nil {
 			return
 		}
-		more, err := s.round(ctx, w, &position)
+		more, err := s.round(ctx, w)
 		if ctx.Err() != nil {
 			return
+		}
+		if err == errNotMine {
+			if !s.rest(ctx, claimTick) {
+				return
+			}
+			continue
 		}
 		if err != nil {
 			wait := pause - pause/8 + rand.N(pause/4) // so that receivers that went down together are not hit together
@@ -251,20 +263,36 @@ func (s *Sender) latest(ctx context.Context) int64 {
 	return found[0].ID
 }
 
-// round delivers what follows position, a page at most, and moves position. more is whether there is more.
-func (s *Sender) round(ctx context.Context, w *tailnet.Webhook, position *int64) (more bool, err error) {
+// errNotMine is that another server delivers to a webhook.
+var errNotMine = errors.New("another server delivers")
+
+// claim makes this server the one that delivers, and returns where the webhook is.
+func (s *Sender) claim(ctx context.Context, w *tailnet.Webhook) (position int64, err error) {
+	position, mine, err := s.opts.Store.ClaimWebhook(ctx, tailnet.Default, w.ID, s.now().Add(claimTime))
+	switch {
+	case err != nil:
+		return 0, err
+	case !mine:
+		return 0, errNotMine
+	case position == 0:
+		return s.begin(ctx, w)
+	}
+	return position, nil
+}
+
+// round delivers what there is, a page at most. more is whether there is more.
+func (s *Sender) round(ctx context.Context, w *tailnet.Webhook) (more bool, err error) {
 	defer func() {
-		if err != nil && ctx.Err() == nil {
+		if err != nil && err != errNotMine && ctx.Err() == nil {
 			s.failed(w, err)
 		}
 	}()
-	if *position == 0 {
-		if *position, err = s.begin(ctx, w); err != nil {
-			return false, err
-		}
-		s.note(w.ID, func(d *Delivery) { d.Position = *position })
+	position, err := s.claim(ctx, w)
+	if err != nil {
+		return false, err
 	}
-	entries, next, err := s.opts.Store.Audit(ctx, tailnet.Default, tailnet.AuditQuery{Oldest: true, After: *position, Limit: page})
+	s.note(w.ID, func(d *Delivery) { d.Position = position })
+	entries, next, err := s.opts.Store.Audit(ctx, tailnet.Default, tailnet.AuditQuery{Oldest: true, After: position, Limit: page})
 	if err != nil || len(entries) == 0 {
 		return false, err
 	}
@@ -279,27 +307,34 @@ func (s *Sender) round(ctx context.Context, w *tailnet.Webhook, position *int64)
 		if last := i == len(entries)-1; len(batch) < maxEvents && !last {
 			continue
 		}
-		if len(batch) > 0 {
-			if err := s.post(ctx, w, batch); err != nil {
-				return false, err
-			}
-			s.delivered(w, len(batch))
-		}
-		if err := s.opts.Store.SetWebhookPosition(ctx, tailnet.Default, w.ID, e.ID); err != nil {
+		if err := s.deliver(ctx, w, batch, e.ID); err != nil {
 			return false, err
 		}
-		*position, batch = e.ID, nil
-		s.note(w.ID, func(d *Delivery) { d.Position = e.ID })
+		batch = nil
 	}
 	return next > 0, nil
 }
 
-// begin returns where a webhook is; a new one begins with what follows its own creation.
-func (s *Sender) begin(ctx context.Context, w *tailnet.Webhook) (int64, error) {
-	position, err := s.opts.Store.WebhookPosition(ctx, tailnet.Default, w.ID)
-	if err != nil || position > 0 {
-		return position, err
+// deliver sends events, if there are any, and moves the webhook on.
+func (s *Sender) deliver(ctx context.Context, w *tailnet.Webhook, batch []event, to int64) error {
+	if len(batch) > 0 {
+		if _, err := s.claim(ctx, w); err != nil { // the message before may have taken its time
+			return err
+		}
+		if err := s.post(ctx, w, batch); err != nil {
+			return err
+		}
+		s.delivered(w, len(batch))
 	}
+	if err := s.opts.Store.MoveWebhook(ctx, tailnet.Default, w.ID, to); err != nil {
+		return err
+	}
+	s.note(w.ID, func(d *Delivery) { d.Position = to })
+	return nil
+}
+
+// begin returns where a new webhook is: it begins with what follows its own creation.
+func (s *Sender) begin(ctx context.Context, w *tailnet.Webhook) (int64, error) {
 	made, _, err := s.opts.Store.Audit(ctx, tailnet.Default, tailnet.AuditQuery{Action: "webhook.create", Target: "webhook " + w.ID, Limit: 1})
 	if err != nil {
 		return 0, err
@@ -311,7 +346,7 @@ func (s *Sender) begin(ctx context.Context, w *tailnet.Webhook) (int64, error) {
 			return 0, errors.Join(err, errors.New("the audit log is empty"))
 		}
 	}
-	return made[0].ID, nil
+	return made[0].ID, s.opts.Store.MoveWebhook(ctx, tailnet.Default, w.ID, made[0].ID)
 }
 
 func (s *Sender) delivered(w *tailnet.Webhook, n int) {
