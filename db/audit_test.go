@@ -132,3 +132,28 @@ func testWebhookPositions(t *testing.T, at engine) {
 	wantError(t, s.MoveWebhook(t.Context(), tailnet.Default, "a", 10), tailnet.Conflict, "another server")
 	claim("a", 0)
 }
+
+// Of servers that share a database one delivers, until its claim is over.
+func TestWebhookClaims(t *testing.T) {
+	at := onPostgres(t)(t)
+	commit(t, open(t, at), nodes(0))
+	later := at
+	later.Now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	first, second, third := open(t, at), open(t, at), open(t, later)
+	claim := func(s *db.DB, position int64, mine bool) {
+		t.Helper()
+		got, ok, err := s.ClaimWebhook(t.Context(), tailnet.Default, "w", time.Now().Add(time.Hour))
+		if err != nil || ok != mine || got != position {
+			t.Errorf("claimed: %v at %d, %v; want %v at %d", ok, got, err, mine, position)
+		}
+	}
+	claim(first, 0, true)
+	claim(second, 0, false)
+	if err := first.MoveWebhook(t.Context(), tailnet.Default, "w", 5); err != nil {
+		t.Error(err)
+	}
+	wantError(t, second.MoveWebhook(t.Context(), tailnet.Default, "w", 6), tailnet.Conflict, "another server")
+	claim(first, 5, true)
+	claim(third, 5, true) // for which the claim is over
+	claim(first, 0, false)
+}
