@@ -1,6 +1,7 @@
 package derp
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -12,25 +13,53 @@ type connTable struct {
 	mu      sync.Mutex
 	open    map[*conn]bool             // true: proven
 	byKey   map[key.NodePublic][]*conn // oldest first; claimed or proven
-	pending int                        // how many of open are not proven
+	pending map[netip.Prefix][]*conn   // of open those that are not proven, by address, oldest first
+	waiting int                        // how many are pending
 	idle    chan struct{}              // nil until close; closed when open is empty
 }
 
 func newConnTable() *connTable {
-	return &connTable{open: map[*conn]bool{}, byKey: map[key.NodePublic][]*conn{}}
+	return &connTable{open: map[*conn]bool{}, byKey: map[key.NodePublic][]*conn{}, pending: map[netip.Prefix][]*conn{}}
 }
 
-// add registers a new connection. It reports false if too many handshakes are
-// under way or the table is closed.
-func (t *connTable) add(c *conn) bool {
+// add registers a new connection, unless the table is closed. If too many handshakes are
+// under way it returns the one that must end: the oldest of the address that has most, so that a
+// flood makes room for others by itself.
+func (t *connTable) add(c *conn) (surplus *conn, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.idle != nil || t.pending >= maxPending {
-		return false
+	if t.idle != nil {
+		return nil, false
+	}
+	if t.waiting >= maxPending {
+		var most []*conn
+		for _, conns := range t.pending {
+			if len(conns) > len(most) {
+				most = conns
+			}
+		}
+		surplus = most[0]
+		t.settleLocked(surplus)
 	}
 	t.open[c] = false
-	t.pending++
-	return true
+	t.pending[c.group()] = append(t.pending[c.group()], c)
+	t.waiting++
+	return surplus, true
+}
+
+// settleLocked takes c from those that are pending, if it is there.
+func (t *connTable) settleLocked(c *conn) {
+	conns := t.pending[c.group()]
+	i := slices.Index(conns, c)
+	if i < 0 {
+		return
+	}
+	t.waiting--
+	if conns = slices.Delete(conns, i, i+1); len(conns) > 0 {
+		t.pending[c.group()] = conns
+	} else {
+		delete(t.pending, c.group())
+	}
 }
 
 // claim notes that c says to own c.key.
@@ -53,7 +82,7 @@ func (t *connTable) prove(c *conn) (surplus *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.open[c] = true
-	t.pending--
+	t.settleLocked(c)
 	n := 0
 	for _, other := range t.byKey[c.key] {
 		if t.open[other] && !other.isCut.Load() {
@@ -72,9 +101,7 @@ func (t *connTable) prove(c *conn) (surplus *conn) {
 func (t *connTable) remove(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.open[c] {
-		t.pending--
-	}
+	t.settleLocked(c)
 	delete(t.open, c)
 	rest := slices.DeleteFunc(t.byKey[c.key], func(other *conn) bool { return other == c })
 	if len(rest) > 0 {

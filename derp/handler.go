@@ -130,9 +130,10 @@ func (r *Relay) newConn(req *http.Request) *conn {
 }
 
 func (r *Relay) enter(c *conn) bool {
-	if r.conns.add(c) {
-		return true
+	surplus, ok := r.conns.add(c)
+	if surplus != nil {
+		r.overloaded.Add(1)
+		surplus.cut()
 	}
-	r.overloaded.Add(1)
-	return false
+	return ok
 }

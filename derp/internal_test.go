@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -57,7 +59,7 @@ func TestGate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := gateRelay(t, tt.admit)
 			c := &conn{ctx: t.Context(), relay: r, r: iotest.OneByteReader(bytes.NewReader(tt.in)), abort: func() {}}
-			if !r.conns.add(c) {
+			if _, ok := r.conns.add(c); !ok {
 				t.Fatal("not added")
 			}
 			got, err := io.ReadAll(c)
@@ -68,7 +70,7 @@ func TestGate(t *testing.T) {
 				t.Errorf("proven: %v after %d bytes", proven, len(got))
 			}
 			r.conns.remove(c)
-			if len(r.conns.open) != 0 || len(r.conns.byKey) != 0 || r.conns.pending != 0 {
+			if len(r.conns.open) != 0 || len(r.conns.byKey) != 0 || len(r.conns.pending) != 0 || r.conns.waiting != 0 {
 				t.Errorf("left behind: %+v", r.conns)
 			}
 		})
@@ -96,26 +98,39 @@ func TestSTUNAnswersIPv4WithIPv4(t *testing.T) {
 	}
 }
 
+// TestPendingHandshakesAreBounded fills the table from two addresses and few others: whoever comes
+// next is let in, and the address that has most makes room.
 func TestPendingHandshakesAreBounded(t *testing.T) {
 	r := gateRelay(t, true)
-	var conns []*conn
-	for range maxPending {
-		c := &conn{ctx: t.Context(), relay: r, r: bytes.NewReader(firstFrame(key.NewNode().Public(), 30)), abort: func() {}}
+	come := func(from string) *conn {
+		c := &conn{ctx: t.Context(), relay: r, src: netip.MustParseAddr(from), r: bytes.NewReader(firstFrame(key.NewNode().Public(), 30)), abort: func() {}}
 		if !r.enter(c) {
-			t.Fatalf("refused after %d", len(conns))
+			t.Fatal("refused")
 		}
-		conns = append(conns, c)
+		return c
 	}
-	extra := &conn{ctx: t.Context(), relay: r, abort: func() {}}
-	if r.enter(extra) {
-		t.Error("more than the most")
+	lone := come("198.51.100.1")
+	greedy := []*conn{come("2001:db8::1"), come("2001:db8::2")} // one customer
+	for len(greedy) < maxPending-1 {
+		greedy = append(greedy, come("2001:db8::3"))
 	}
-	io.Copy(io.Discard, conns[0]) // proves itself
-	if !r.enter(extra) {
-		t.Error("one has proved itself, and still no room")
+	if s := r.Stats(); s.Overloaded != 0 {
+		t.Errorf("somebody had to go before the table was full: %+v", s)
 	}
-	if s := r.Stats(); s.Overloaded != 1 {
-		t.Errorf("stats %+v", s)
+	client := come("198.51.100.2")
+	if !greedy[0].isCut.Load() || greedy[1].isCut.Load() || lone.isCut.Load() || client.isCut.Load() {
+		t.Error("the oldest handshake of the greedy address does not make room")
+	}
+	io.Copy(io.Discard, greedy[1]) // proves itself
+	come("198.51.100.3")
+	if s := r.Stats(); s.Overloaded != 1 || r.conns.waiting != maxPending {
+		t.Errorf("stats %+v, %d pending", s, r.conns.waiting)
+	}
+	for c := range r.conns.open {
+		r.conns.remove(c)
+	}
+	if len(r.conns.pending) > 0 || r.conns.waiting != 0 {
+		t.Errorf("%d handshakes are left, in %d groups", r.conns.waiting, len(r.conns.pending))
 	}
 }
 
@@ -123,12 +138,13 @@ func TestPinnedRenewsWhileItRuns(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	relay := gateRelay(t, true)
 	p, err := ListenPinned(PinnedConfig{
-		Addr:     "127.0.0.1:0",
-		Hosts:    []string{"127.0.0.1"},
-		File:     filepath.Join(t.TempDir(), "relay.pem"),
-		Handler:  relay.Handler(),
-		MetaCert: relay.MetaCert(),
-		Now:      func() time.Time { return now },
+		Addr:      "127.0.0.1:0",
+		Hosts:     []string{"127.0.0.1"},
+		File:      filepath.Join(t.TempDir(), "relay.pem"),
+		Handler:   relay.Handler(),
+		MetaCert:  relay.MetaCert(),
+		ConnState: func(net.Conn, http.ConnState) {},
+		Now:       func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +182,7 @@ func FuzzGate(f *testing.F) {
 			r = admitting
 		}
 		c := &conn{ctx: t.Context(), relay: r, r: bytes.NewReader(in), abort: func() {}}
-		if !r.conns.add(c) {
+		if _, ok := r.conns.add(c); !ok {
 			t.Fatal("not added")
 		}
 		defer r.conns.remove(c)

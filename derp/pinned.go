@@ -13,8 +13,6 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 // PinnedConfig configures a Pinned listener.
@@ -37,6 +35,10 @@ type PinnedConfig struct {
 	// MetaCert is that of the Relay, or nil.
 	MetaCert []byte
 
+	// ConnState hears of connections like that of an http.Server, to bound those of
+	// strangers; it may close them. Required.
+	ConnState func(net.Conn, http.ConnState)
+
 	Now func() time.Time // nil means time.Now
 	Log *slog.Logger     // nil discards
 }
@@ -52,18 +54,12 @@ type Pinned struct {
 	cert  atomic.Pointer[certificate]
 }
 
-const (
-	renewCheckEvery = 12 * time.Hour
-
-	// maxPinnedConns bounds the connections of strangers and clients together;
-	// more of them wait in the kernel's accept queue.
-	maxPinnedConns = 8192
-)
+const renewCheckEvery = 12 * time.Hour
 
 // ListenPinned loads or makes the certificate and opens the listener.
 func ListenPinned(cfg PinnedConfig) (*Pinned, error) {
-	if cfg.Handler == nil {
-		return nil, errors.New("derp: the pinned listener has no handler")
+	if cfg.Handler == nil || cfg.ConnState == nil {
+		return nil, errors.New("derp: the pinned listener has no handler, or nothing that bounds connections")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -102,6 +98,7 @@ func (p *Pinned) Close() error { return p.ln.Close() }
 func (p *Pinned) Run(ctx context.Context, renewed func(pin string)) error {
 	server := &http.Server{
 		Handler:           p.cfg.Handler,
+		ConnState:         p.cfg.ConnState,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
@@ -109,7 +106,7 @@ func (p *Pinned) Run(ctx context.Context, renewed func(pin string)) error {
 	}
 	// Without NextProtos there is no HTTP/2, in which DERP cannot take over the
 	// connection.
-	ln := tls.NewListener(netutil.LimitListener(p.ln, maxPinnedConns), &tls.Config{
+	ln := tls.NewListener(p.ln, &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: p.getCertificate,
 	})

@@ -3,6 +3,7 @@ package derp_test
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ func TestPinnedCertificate(t *testing.T) {
 		Hosts:   []string{"127.0.0.1", "relay.example"},
 		File:    file,
 		Handler: http.NotFoundHandler(),
+
+		ConnState: func(net.Conn, http.ConnState) {},
 		Now:     func() time.Time { return now },
 	}
 	open := func() string {

@@ -73,11 +73,12 @@ func startRelay(t *testing.T) *testRelay {
 		t.Fatal(err)
 	}
 	pinned, err := derp.ListenPinned(derp.PinnedConfig{
-		Addr:     "127.0.0.1:0",
-		Hosts:    []string{"127.0.0.1"},
-		File:     filepath.Join(t.TempDir(), "relay.pem"),
-		Handler:  relay.Handler(),
-		MetaCert: relay.MetaCert(),
+		Addr:      "127.0.0.1:0",
+		Hosts:     []string{"127.0.0.1"},
+		File:      filepath.Join(t.TempDir(), "relay.pem"),
+		Handler:   relay.Handler(),
+		MetaCert:  relay.MetaCert(),
+		ConnState: func(net.Conn, http.ConnState) {},
 	})
 	if err != nil {
 		t.Fatal(err)

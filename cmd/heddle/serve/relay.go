@@ -92,12 +92,13 @@ func (r *relay) openPinned(s *server) error {
 	}
 	addr := net.JoinHostPort(host, strconv.Itoa(r.region.DERPPort))
 	r.pinned, err = derp.ListenPinned(derp.PinnedConfig{
-		Addr:     addr,
-		Hosts:    names,
-		File:     s.dataFile("derp.pem"),
-		Handler:  r.Handler(),
-		MetaCert: r.MetaCert(),
-		Log:      s.Log,
+		Addr:      addr,
+		Hosts:     names,
+		File:      s.dataFile("derp.pem"),
+		Handler:   r.Handler(),
+		MetaCert:  r.MetaCert(),
+		ConnState: newGuard(nil, s.Log).connState,
+		Log:       s.Log,
 	})
 	if err != nil {
 		return listenError("derp.embedded.derp_port", addr, err)
