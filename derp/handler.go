@@ -132,8 +132,10 @@ func (r *Relay) newConn(req *http.Request) *conn {
 func (r *Relay) enter(c *conn) bool {
 	surplus, ok := r.conns.add(c)
 	if surplus != nil {
-		r.overloaded.Add(1)
 		surplus.cut()
+	}
+	if surplus != nil || !ok {
+		r.overloaded.Add(1)
 	}
 	return ok
 }

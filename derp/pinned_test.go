@@ -23,7 +23,7 @@ func TestPinnedCertificate(t *testing.T) {
 		Handler: http.NotFoundHandler(),
 
 		ConnState: func(net.Conn, http.ConnState) {},
-		Now:     func() time.Time { return now },
+		Now:       func() time.Time { return now },
 	}
 	open := func() string {
 		t.Helper()
