@@ -205,13 +205,10 @@ func (p *Pages) finish(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, pageOf(l.Then), http.StatusSeeOther)
 }
 
-// logIn returns the user of whom the provider told.
+// logIn returns the user of whom the provider told. Of a login that is told again the first telling may still
+// be under way.
 func (p *Pages) logIn(r *http.Request, l oidc.Login) (*tailnet.User, error) {
-	if l.Again {
-		u := p.state.Snapshot().UserByIdentity(l.Profile.Identity)
-		if u == nil || u.Status == tailnet.UserSuspended {
-			return nil, tailnet.Errorf(tailnet.Denied, "this login is over: begin anew")
-		}
+	if u := p.state.Snapshot().UserByIdentity(l.Profile.Identity); l.Again && u != nil && u.Status != tailnet.UserSuspended {
 		return u, nil
 	}
 	name := l.Profile.Email

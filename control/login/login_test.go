@@ -593,7 +593,7 @@ func TestCallbackAgain(t *testing.T) {
 			t.Errorf("the provider was asked %d times", n)
 		}
 		w.Update(func(tx *tailnet.Tx) error { return tx.SuspendUser(w.user("anna").ID) })
-		again().says(t, 403, "This login is over")
+		again().says(t, 403, "is suspended here")
 		w.browser().get(callback).says(t, 403, "another browser")
 		w.Update(func(tx *tailnet.Tx) error { return tx.RestoreUser(w.user("anna").ID) })
 		time.Sleep(6 * time.Minute)
