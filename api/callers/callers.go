@@ -250,6 +250,9 @@ func bearer(values []string) (string, bool) {
 	return token, token != ""
 }
 
+// Address is where a request came from, for the audit log.
+func Address(r *http.Request) string { return remoteIP(r.RemoteAddr).String() }
+
 // remoteIP returns the IP address of an http.Request's RemoteAddr; the invalid
 // address if it has none.
 func remoteIP(addr string) netip.Addr {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"heddle/api/callers"
 	"heddle/control/tailnet"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -80,7 +81,9 @@ func (s *Server) exchange(c *call) (any, error) {
 	}
 	if err != nil {
 		s.Gate.Wrong(c.Request)
-		s.Log.Warn("identity token refused", "client", client.Public, "remote", c.RemoteAddr, "err", err)
+		if tailnet.CodeOf(err) == tailnet.Denied {
+			s.Log.Warn("identity token refused", "client", client.Public, "remote", c.RemoteAddr, "err", err)
+		}
 		return nil, err
 	}
 	return s.grant(c, client, nil, nil)
@@ -89,7 +92,7 @@ func (s *Server) exchange(c *call) (any, error) {
 func (s *Server) grant(c *call, client *tailnet.APIKey, scopes, tags []string) (any, error) {
 	var secret string
 	var k *tailnet.APIKey
-	c.actor = tailnet.Actor{Kind: tailnet.ByAPIKey, Name: client.Public, Scopes: client.Scopes, Tags: client.Tags, From: c.RemoteAddr}
+	c.actor = tailnet.Actor{Kind: tailnet.ByAPIKey, Name: client.Public, Scopes: client.Scopes, Tags: client.Tags, From: callers.Address(c.Request)}
 	_, err := c.update(func(tx *tailnet.Tx) (err error) {
 		secret, k, err = tx.MintToken(client.ID, scopes, tags)
 		return err
