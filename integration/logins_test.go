@@ -61,6 +61,8 @@ func TestLogins(t *testing.T) {
 		{"rename", l.testRename},
 		{"web approval", l.testWebApproval},
 		{"identity token", l.testIDToken},
+		{"OAuth client", l.testOAuthClient},
+		{"workload identity", l.testWorkloadIdentity},
 	} {
 		t.Run(scenario.name, func(t *testing.T) {
 			l.gus.Forget(t)
