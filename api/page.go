@@ -9,7 +9,7 @@ import (
 
 const (
 	defaultPage = 1000
-	maxPage     = 5000 // of nodes: a few MB
+	maxPage     = 20_000 // of nodes: some 30 MB as JSON, which is how programs made for headscale list them
 )
 
 // paging is the part of a list request that says which items.

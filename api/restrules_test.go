@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -145,6 +146,26 @@ func TestRESTETags(t *testing.T) {
 		ask(h, c.method, "/api/v1"+c.path, key, c.body, "If-Match", tag).problem(t, 412)
 		if a := ask(h, c.method, "/api/v1"+c.path, key, c.body, "If-Match", "*"); a.Status != 200 {
 			t.Errorf("%s with *: %s", c.path, a.Body)
+		}
+	}
+}
+
+// Who knows nothing of pages gets all there is, and who does gets pages.
+func TestRESTLists(t *testing.T) {
+	w := newWorld(t)
+	w.must(func(tx *tailnet.Tx) error {
+		for i := range 1500 {
+			if _, err := tx.CreateUser(tailnet.User{Name: fmt.Sprint("u", i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	h, key := w.rest(), w.key(tailnet.APIKeySpec{})
+	for query, want := range map[string]int{"": 1500, "?pageSize=1000": 1000, "?pageSize=1000&pageToken=rs": 500, "?pageToken=rs": 500} {
+		var list struct{ Users []struct{ ID string } }
+		if err := json.Unmarshal([]byte(ask(h, "GET", "/api/v1/user"+query, key, "").Body), &list); err != nil || len(list.Users) != want {
+			t.Errorf("%q: %d users, %v", query, len(list.Users), err)
 		}
 	}
 }

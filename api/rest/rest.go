@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"regexp"
 	"strings"
@@ -170,6 +171,7 @@ func (c *call) check(req proto.Message) error {
 			}
 		}
 	}
+	all(req)
 	if c.ifMatch == "" {
 		return nil
 	}
@@ -181,6 +183,30 @@ func (c *call) check(req proto.Message) error {
 		m.Set(f, valueOf(strings.Trim(c.ifMatch, `"`)))
 	}
 	return nil
+}
+
+// all makes a list that has no word of pages as long as it can be: headscale has no
+// pages, and so programs made for it do not ask for the next one.
+func all(req proto.Message) {
+	const most = math.MaxUint32
+	switch r := req.(type) {
+	case *v1.ListUsersRequest:
+		if r.GetPageSize() == 0 && r.GetPageToken() == "" {
+			r.PageSize = most
+		}
+	case *v1.ListNodesRequest:
+		if r.GetPageSize() == 0 && r.GetPageToken() == "" {
+			r.PageSize = most
+		}
+	case *v1.ListPreAuthKeysRequest:
+		if r.GetPageSize() == 0 && r.GetPageToken() == "" {
+			r.PageSize = most
+		}
+	case *v1.ListApiKeysRequest:
+		if r.GetPageSize() == 0 && r.GetPageToken() == "" {
+			r.PageSize = most
+		}
+	}
 }
 
 // isEmpty reports whether the body says nothing, as that of programs that

@@ -306,7 +306,7 @@ func (x *CreateApiKeyResponse) GetKey() *ApiKey {
 
 type ListApiKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many to return at most, up to 5000; zero means 1000.
+	// How many to return at most, up to 20000; zero means 1000.
 	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the last response, to go on after it.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

@@ -488,7 +488,7 @@ type ListNodesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID, name or mail address: only that user's nodes; empty for all nodes.
 	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// How many to return at most, up to 5000; zero means 1000.
+	// How many to return at most, up to 20000; zero means 1000.
 	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the last response, to go on after it.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -1581,7 +1581,7 @@ type ListRoutesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty for all nodes.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// How many nodes to look at, up to 5000; zero means 1000.
+	// How many nodes to look at, up to 20000; zero means 1000.
 	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the last response, to go on after it.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

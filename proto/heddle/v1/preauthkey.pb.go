@@ -342,7 +342,7 @@ type ListPreAuthKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID, name or mail address: only that user's keys; empty for all keys.
 	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// How many to return at most, up to 5000; zero means 1000.
+	// How many to return at most, up to 20000; zero means 1000.
 	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the last response, to go on after it.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
