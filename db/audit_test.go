@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/db"
 
 	"github.com/google/go-cmp/cmp"
 )
