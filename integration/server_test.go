@@ -9,11 +9,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -92,11 +94,51 @@ func (s *server) checkLog(t *testing.T) {
 			t.Errorf("the server's log says %q", alarm)
 		}
 	}
-	for _, secret := range s.secrets {
+	for _, shape := range secretShapes {
+		if found := shape.Find(log); found != nil {
+			t.Errorf("the server's log holds a secret: %s", found)
+		}
+	}
+	for _, secret := range append(s.secrets, s.privateKeys(t)...) {
 		if strings.Contains(string(log), secret) {
 			t.Errorf("the server's log holds the key %s", secret)
 		}
 	}
+}
+
+// secretShapes are what secrets look like: keys with more than their public part, private keys, and
+// what browsers keep for a session.
+var secretShapes = []*regexp.Regexp{
+	regexp.MustCompile(`tskey-[a-z]+-[0-9a-zA-Z]+-[0-9a-zA-Z]{16,}`),
+	regexp.MustCompile(`privkey:[0-9a-f]{16,}`),
+	regexp.MustCompile(`PRIVATE KEY-----`),
+	regexp.MustCompile(`(?i)(set-)?cookie"?[:=]`),
+	regexp.MustCompile(`(?i)bearer [0-9a-z]`),
+}
+
+// privateKeys are those in the server's data directory.
+func (s *server) privateKeys(t *testing.T) (keys []string) {
+	t.Helper()
+	err := filepath.WalkDir(s.host.Dir(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || filepath.Ext(path) != ".key" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(text)) {
+			line = strings.TrimPrefix(strings.TrimSpace(line), "privkey:")
+			if len(line) >= 32 && !strings.HasPrefix(line, "-----") {
+				keys = append(keys, line)
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	return keys
 }
 
 // trustingClient is a web client on a host that resolves the server's name and trusts the lab's
@@ -191,8 +233,6 @@ type node struct {
 	Addresses    []string `json:"ipAddresses"`
 	Online       bool     `json:"online"`
 	Expired      bool     `json:"expired"`
-	Expiry       string   `json:"expiry"` // of its key; empty: never
-	Waits        bool     `json:"pendingApproval"`
 	Expiry       string   `json:"expiry"` // of its key; empty: never
 	Waits        bool     `json:"pendingApproval"`
 	Tags         []string `json:"tags"`
