@@ -163,10 +163,13 @@ func (s *Sender) describeNode(kind tailnet.Event, e *tailnet.AuditRecord) (map[s
 	snap := s.opts.State.Snapshot()
 	id, name := split(e.Target, "node ")
 	data := map[string]any{
-		"nodeID": value(e, "stableID"), "deviceName": name + "." + snap.DNS().BaseDomain, "actor": actor(e),
+		"deviceName": name + "." + snap.DNS().BaseDomain, "actor": actor(e),
 		"url": s.opts.ServerURL.String(),
 	}
 	owner, expiry := value(e, "owner"), value(e, "expiry")
+	if id := value(e, "stableID"); id != "" {
+		data["nodeID"] = id
+	}
 	if n := snap.Node(tailnet.NodeID(id)); n != nil {
 		data["nodeID"] = string(n.StableID)
 		if owner == "" {
@@ -195,6 +198,8 @@ func (s *Sender) describeUser(kind tailnet.Event, e *tailnet.AuditRecord) (map[s
 	login := name
 	if u := s.opts.State.Snapshot().User(tailnet.UserID(id)); u != nil {
 		login = u.Login()
+	} else if email := value(e, "email"); email != "" {
+		login = email
 	}
 	data := map[string]any{"user": login, "actor": actor(e), "url": s.opts.ServerURL.String()}
 	if kind == "userRoleUpdated" {
