@@ -430,8 +430,7 @@ func (p *people) testDeviceApproval(t *testing.T) {
 	p.server.must(t, "nodes", "approve", "gus")
 	p.gus.AwaitState(t, seconds, "Running")
 	p.gus.AwaitOnline(t, seconds, p.dot)
-	p.web.Reload()
-	p.web.Await("Device added", "as yours")
+	p.web.Await("Device added", "as yours") // by itself
 }
 
 // testStrangers: whom the provider knows and heddle does not want.

@@ -24,7 +24,7 @@ func (p *Pages) serveDevice(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s, u := p.viewer(r)
-	v := page{Title: "Add a device", Device: p.describe(r, l, u), Command: "heddle auth register --user USER " + l.ID}
+	v := page{Title: "Add a device", State: p.stateOf(l), Device: p.describe(r, l, u), Command: "heddle auth register --user USER " + l.ID}
 	switch {
 	case !l.Rejected.IsZero():
 		v.Title, v.View = "Device turned away", "rejected"
@@ -72,19 +72,27 @@ func (p *Pages) addDevice(w http.ResponseWriter, r *http.Request) {
 
 // serveStatus tells the page when there is news.
 func (p *Pages) serveStatus(w http.ResponseWriter, r *http.Request) {
-	l, ok := p.devices.Login(chi.URLParam(r, "id"))
-	state := "waiting"
-	switch {
-	case !ok:
-		state = "unknown"
-	case l.Done:
-		state = "done"
-	case !l.Rejected.IsZero():
-		state = "rejected"
+	state := "unknown"
+	if l, ok := p.devices.Login(chi.URLParam(r, "id")); ok {
+		state = p.stateOf(l)
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(map[string]string{"state": state}) // an error means that the browser has left
+}
+
+// stateOf is what a page waits to see changed.
+func (p *Pages) stateOf(l pending.Login) string {
+	n := p.state.Snapshot().NodeByKey(l.Registration.Key)
+	switch {
+	case !l.Rejected.IsZero():
+		return "rejected"
+	case !l.Done:
+		return "waiting"
+	case n != nil && n.Pending:
+		return "pending"
+	}
+	return "done"
 }
 
 // device is what a page says of a device. It names nobody but the viewer, and holds nothing that

@@ -25,6 +25,7 @@ type page struct {
 	Nonce string
 
 	Device     *device
+	State      string // of the device: the page is loaded again when it changes
 	Connection *connection
 	Command    string // by which an admin decides
 	Ways       []way  // to log in; none if only an admin can decide
