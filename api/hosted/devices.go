@@ -16,31 +16,43 @@ import (
 
 // device is a node as programs for the hosted service know it.
 type device struct {
-	Addresses                 []string   `json:"addresses"`
-	ID                        string     `json:"id"`     // the number, which older programs use
-	NodeID                    string     `json:"nodeId"` // the stable ID
-	User                      string     `json:"user"`
-	Name                      string     `json:"name"` // FQDN without a final dot
+	deviceNames
+	deviceLogin
+	deviceClient
+	TailnetLockError string `json:"tailnetLockError"`
+	TailnetLockKey   string `json:"tailnetLockKey"`
+	*allFields
+}
+
+type deviceNames struct {
+	Addresses []string `json:"addresses"`
+	ID        string   `json:"id"`     // the number, which older programs use
+	NodeID    string   `json:"nodeId"` // the stable ID
+	User      string   `json:"user"`
+	Name      string   `json:"name"` // FQDN without a final dot
+	Tags      []string `json:"tags,omitempty"`
+}
+
+type deviceLogin struct {
+	Created           time.Time `json:"created"`
+	KeyExpiryDisabled bool      `json:"keyExpiryDisabled"`
+	Expires           time.Time `json:"expires"`
+	Authorized        bool      `json:"authorized"`
+	IsExternal        bool      `json:"isExternal"`
+	IsEphemeral       bool      `json:"isEphemeral"`
+	MachineKey        string    `json:"machineKey"`
+	NodeKey           string    `json:"nodeKey"`
+}
+
+type deviceClient struct {
 	Hostname                  string     `json:"hostname"`
 	ClientVersion             string     `json:"clientVersion"`
 	UpdateAvailable           bool       `json:"updateAvailable"`
 	OS                        string     `json:"os"`
-	Created                   time.Time  `json:"created"`
 	ConnectedToControl        bool       `json:"connectedToControl"`
 	LastSeen                  *time.Time `json:"lastSeen,omitempty"` // not while it is connected
-	KeyExpiryDisabled         bool       `json:"keyExpiryDisabled"`
-	Expires                   time.Time  `json:"expires"`
-	Authorized                bool       `json:"authorized"`
-	IsExternal                bool       `json:"isExternal"`
-	IsEphemeral               bool       `json:"isEphemeral"`
-	MachineKey                string     `json:"machineKey"`
-	NodeKey                   string     `json:"nodeKey"`
 	BlocksIncomingConnections bool       `json:"blocksIncomingConnections"`
 	SSHEnabled                bool       `json:"sshEnabled"`
-	Tags                      []string   `json:"tags,omitempty"`
-	TailnetLockError          string     `json:"tailnetLockError"`
-	TailnetLockKey            string     `json:"tailnetLockKey"`
-	*allFields
 }
 
 // allFields are sent only to those who ask for fields=all.
@@ -256,11 +268,17 @@ func (d *device) matches(filters map[string][]string) (bool, error) {
 func newDevice(s *tailnet.Snapshot, n *tailnet.Node, all bool) *device {
 	h := n.Report.Hostinfo
 	d := &device{
-		ID: n.ID.String(), NodeID: string(n.StableID), User: "tagged-devices",
-		Name: strings.TrimSuffix(s.FQDN(n), "."), Hostname: h.Hostname, ClientVersion: h.IPNVersion, OS: h.OS,
-		Created: n.Origin.Created.UTC(), ConnectedToControl: n.Status.Online, KeyExpiryDisabled: n.Expiry.IsZero(), Expires: n.Expiry.UTC(),
-		Authorized: !n.Pending, IsEphemeral: n.Ephemeral, MachineKey: n.Machine.String(), NodeKey: n.Key.String(),
-		BlocksIncomingConnections: h.ShieldsUp, SSHEnabled: len(h.SSH_HostKeys) > 0, Tags: n.Tags,
+		deviceNames: deviceNames{
+			ID: n.ID.String(), NodeID: string(n.StableID), User: "tagged-devices", Name: strings.TrimSuffix(s.FQDN(n), "."), Tags: n.Tags,
+		},
+		deviceLogin: deviceLogin{
+			Created: n.Origin.Created.UTC(), KeyExpiryDisabled: n.Expiry.IsZero(), Expires: n.Expiry.UTC(),
+			Authorized: !n.Pending, IsEphemeral: n.Ephemeral, MachineKey: n.Machine.String(), NodeKey: n.Key.String(),
+		},
+		deviceClient: deviceClient{
+			Hostname: h.Hostname, ClientVersion: h.IPNVersion, OS: h.OS, ConnectedToControl: n.Status.Online,
+			BlocksIncomingConnections: h.ShieldsUp, SSHEnabled: len(h.SSH_HostKeys) > 0,
+		},
 	}
 	if u := s.User(n.Owner); u != nil {
 		d.User = u.Login()

@@ -19,21 +19,25 @@ const (
 )
 
 type key struct {
-	ID            string        `json:"id"`
-	KeyType       string        `json:"keyType"`
-	Key           string        `json:"key,omitempty"` // only when it is made
-	Description   string        `json:"description"`
-	ExpirySeconds *int64        `json:"expirySeconds,omitempty"`
-	Created       time.Time     `json:"created"`
-	Expires       *time.Time    `json:"expires,omitempty"`
-	Revoked       *time.Time    `json:"revoked,omitempty"`
-	LastUsed      *time.Time    `json:"lastUsed,omitempty"`
-	Invalid       bool          `json:"invalid"`
-	Capabilities  *capabilities `json:"capabilities,omitempty"`
-	Scopes        []string      `json:"scopes,omitempty"`
-	Tags          []string      `json:"tags,omitempty"`
-	UserID        string        `json:"userId,omitempty"`
+	ID           string        `json:"id"`
+	KeyType      string        `json:"keyType"`
+	Key          string        `json:"key,omitempty"` // only when it is made
+	Description  string        `json:"description"`
+	Invalid      bool          `json:"invalid"`
+	Capabilities *capabilities `json:"capabilities,omitempty"`
+	Scopes       []string      `json:"scopes,omitempty"`
+	Tags         []string      `json:"tags,omitempty"`
+	UserID       string        `json:"userId,omitempty"`
+	keyTimes
 	federated
+}
+
+type keyTimes struct {
+	ExpirySeconds *int64     `json:"expirySeconds,omitempty"`
+	Created       time.Time  `json:"created"`
+	Expires       *time.Time `json:"expires,omitempty"`
+	Revoked       *time.Time `json:"revoked,omitempty"`
+	LastUsed      *time.Time `json:"lastUsed,omitempty"`
 }
 
 type federated struct {
@@ -87,9 +91,9 @@ func stamp(t time.Time) *time.Time {
 
 func (c *call) authKey(k *tailnet.AuthKey) key {
 	out := key{
-		ID: k.Public, KeyType: typeAuth, Description: k.Description, Created: k.Created.UTC(),
-		Expires: stamp(k.Expires), Revoked: stamp(k.Revoked), LastUsed: stamp(k.Used),
-		Invalid: k.Usable(c.server.Now()) != nil, Tags: k.Tags, Capabilities: &capabilities{},
+		ID: k.Public, KeyType: typeAuth, Description: k.Description,
+		keyTimes: keyTimes{Created: k.Created.UTC(), Expires: stamp(k.Expires), Revoked: stamp(k.Revoked), LastUsed: stamp(k.Used)},
+		Invalid:  k.Usable(c.server.Now()) != nil, Tags: k.Tags, Capabilities: &capabilities{},
 	}
 	seconds := int64(k.Expires.Sub(k.Created) / time.Second)
 	out.ExpirySeconds = &seconds
@@ -103,9 +107,9 @@ func (c *call) authKey(k *tailnet.AuthKey) key {
 
 func (c *call) apiKey(k *tailnet.APIKey) key {
 	out := key{
-		ID: k.Public, KeyType: string(k.Kind), Description: k.Description, Created: k.Created.UTC(),
-		Expires: stamp(k.Expires), Revoked: stamp(k.Revoked), LastUsed: stamp(k.LastUsed), Scopes: k.Scopes, Tags: k.Tags,
-		Invalid: !k.Revoked.IsZero() || !k.Expires.IsZero() && !c.server.Now().Before(k.Expires),
+		ID: k.Public, KeyType: string(k.Kind), Description: k.Description, Scopes: k.Scopes, Tags: k.Tags,
+		keyTimes: keyTimes{Created: k.Created.UTC(), Expires: stamp(k.Expires), Revoked: stamp(k.Revoked), LastUsed: stamp(k.LastUsed)},
+		Invalid:  !k.Revoked.IsZero() || !k.Expires.IsZero() && !c.server.Now().Before(k.Expires),
 	}
 	if k.Owner != 0 {
 		out.UserID = k.Owner.String()
