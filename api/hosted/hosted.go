@@ -79,6 +79,7 @@ func New(o Options) *Server {
 			r.Get("/webhooks", s.admin(tailnet.Read(tailnet.AreaWebhooks), s.listWebhooks))
 			r.Post("/webhooks", s.admin(tailnet.Write(tailnet.AreaWebhooks), s.createWebhook))
 			r.Get("/logging/configuration", s.admin(tailnet.Read(tailnet.AreaLogs), s.listLogs))
+			s.emptyRoutes(r)
 			s.keyRoutes(r)
 			s.dnsRoutes(r)
 			s.aclRoutes(r)
@@ -86,6 +87,7 @@ func New(o Options) *Server {
 		s.deviceRoutes(r)
 		s.userRoutes(r)
 		s.webhookRoutes(r)
+		s.absentRoutes(r)
 	})
 	return s
 }

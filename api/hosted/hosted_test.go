@@ -358,6 +358,19 @@ func TestUsersAndSettings(t *testing.T) {
 	}
 }
 
+// The Kubernetes operator is ready once it can list devices, keys and services.
+func TestListsOfNothing(t *testing.T) {
+	w := newWorld(t)
+	if got := ok[[]tailscale.VIPService](t)(w.client.VIPServices().List(t.Context())); len(got) != 0 {
+		t.Errorf("services: %v", got)
+	}
+	err := w.client.Logging().GetNetworkFlowLogs(t.Context(), tailscale.NetworkFlowLogsRequest{Start: time.Unix(0, 0), End: time.Now()},
+		func(tailscale.NetworkFlowLog) error { t.Error("a flow log"); return nil })
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWebhooks(t *testing.T) {
 	w := newWorld(t)
 	ctx, hooks := t.Context(), w.client.Webhooks()
@@ -410,6 +423,9 @@ func TestBadRequests(t *testing.T) {
 		{"bad filter", "GET", "/api/v2/tailnet/-/devices?x=y", w.secret, "", 400},
 		{"logs without a time", "GET", "/api/v2/tailnet/-/logging/configuration", w.secret, "", 400},
 		{"logs", "GET", "/api/v2/tailnet/-/logging/configuration?start=2000-01-01T00:00:00Z&end=2100-01-01T00:00:00Z", w.secret, "", 200},
+		{"none of its services", "GET", "/api/v2/tailnet/-/vip-services/svc:web", w.secret, "", 501},
+		{"sharing", "POST", "/api/v2/device/1/device-invites", w.secret, "", 501},
+		{"sharing, by a stranger", "POST", "/api/v2/device/1/device-invites", "", "", 401},
 		{"no client secret", "POST", "/api/v2/oauth/token", "", "", 403},
 		{"unknown client", "POST", "/api/v2/oauth/token-exchange", "", "", 403},
 		{"a policy too large", "POST", "/api/v2/tailnet/-/acl", w.secret, strings.Repeat(" ", 7<<20), 400},
