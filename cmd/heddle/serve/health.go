@@ -31,6 +31,9 @@ func (s *server) health(ctx context.Context) []api.Part {
 		}
 	}
 	parts = append(parts, s.backupHealth()...)
+	for _, p := range s.idp.List() {
+		parts = append(parts, part("identity provider "+p.Name, s.idp.Trouble(p.Name), ""))
+	}
 	if n := s.webhookNumbers(); n.Endpoints > 0 {
 		// A receiver that is down is no fault of the server's.
 		parts = append(parts, part("webhooks", nil, fmt.Sprintf("%d, of which %d fail at present; see `heddle webhooks list`", n.Endpoints, n.Failing)))

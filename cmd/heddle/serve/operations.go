@@ -6,6 +6,7 @@ import (
 
 	"heddle/api"
 	"heddle/cmd/heddle/serve/metrics"
+	"heddle/control/oidc"
 	"heddle/control/tailnet"
 	"heddle/control/webhook"
 )
@@ -15,6 +16,7 @@ type operations struct {
 	metrics *metrics.Metrics
 	clock   clock
 	hooks   *webhook.Sender
+	idp     *oidc.Providers
 }
 
 func newOperations() operations { return operations{metrics: metrics.New()} }

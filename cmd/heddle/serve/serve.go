@@ -125,12 +125,13 @@ func (s *server) build() error {
 	if err != nil {
 		return err
 	}
+	s.idp = s.providers()
 	s.control = control.New(control.Options{
 		State:     s.state,
 		Maps:      s.maps,
 		NoiseKey:  noiseKey,
 		ServerURL: s.cfg.ServerURL,
-		Providers: s.providers(),
+		Providers: s.idp,
 		Tokens:    s.tokens,
 		Log:       s.Log,
 		Delay:     s.metrics.Delay,
