@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"heddle/api/callers"
+	"heddle/api/rest"
 	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
@@ -112,7 +113,7 @@ func (s *Server) status(method string, actor tailnet.Actor, err error) error {
 	if code == tailnet.Internal {
 		s.log.Error("admin call failed", "method", method, "actor", actor, "err", err)
 	}
-	st := status.New(grpcCodes[code], bounded(tailnet.Message(err)))
+	st := status.New(grpcCodes[code], bounded(rest.Redact(tailnet.Message(err))))
 	if problems := problemsOf(err); problems != nil {
 		if with, err := st.WithDetails(&v1.PolicyProblems{Problems: problems}); err == nil {
 			st = with

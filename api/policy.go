@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"heddle/api/explain"
+	"heddle/api/rest"
 	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
@@ -259,7 +260,7 @@ func (s policies) version(ctx context.Context, ref string) (*tailnet.Policy, err
 func protoProblems(all policy.Errors) []*v1.PolicyProblem {
 	out := make([]*v1.PolicyProblem, 0, len(all))
 	for _, e := range all[:min(len(all), maxProblems)] {
-		out = append(out, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: e.Msg})
+		out = append(out, &v1.PolicyProblem{Line: uint32(e.Line), Column: uint32(e.Column), Message: rest.Redact(e.Msg)})
 	}
 	return out
 }

@@ -84,9 +84,8 @@ func Refuse(w http.ResponseWriter, err error) {
 const retryAfter = 5
 
 func problemOf(k kind, st *status.Status) Problem {
-	p := Problem{
-		Type: docsPath + "#" + k.code, Title: http.StatusText(k.status), Status: k.status, Detail: st.Message(), Code: k.code, Message: st.Message(),
-	}
+	text := Redact(st.Message())
+	p := Problem{Type: docsPath + "#" + k.code, Title: http.StatusText(k.status), Status: k.status, Detail: text, Code: k.code, Message: text}
 	for _, d := range st.Details() {
 		list, ok := d.(*v1.PolicyProblems)
 		if !ok {

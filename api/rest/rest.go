@@ -89,8 +89,11 @@ func New(o Options) (*Handler, error) {
 	return h, err
 }
 
-// secretInURL finds API keys and the like. URLs end up in logs and histories.
-var secretInURL = regexp.MustCompile(`tskey-[a-z]+-[0-9A-Za-z]+-[0-9A-Za-z]`)
+// secret finds API keys and the like, with the part that may be known by its own.
+var secret = regexp.MustCompile(`(tskey-[a-z]+-[0-9A-Za-z]+-)[0-9A-Za-z]+`)
+
+// Redact returns a text without the secrets of keys.
+func Redact(text string) string { return secret.ReplaceAllString(text, "$1***") }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -100,7 +103,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if secretInURL.MatchString(r.URL.Path) || secretInURL.MatchString(unescaped(r.URL.RawQuery)) {
+	if secret.MatchString(r.URL.Path) || secret.MatchString(unescaped(r.URL.RawQuery)) { // URLs end up in logs and histories
 		Refuse(w, status.Error(codes.InvalidArgument, "a secret does not belong into a URL, which ends up in logs: name the key by its ID or prefix, and consider this one seen by others"))
 		return
 	}
