@@ -2,10 +2,12 @@ package tailnet_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -273,4 +275,54 @@ func TestTwoProcessesHammer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// lossy is a store whose next answers get lost: what it was asked to do is done.
+type lossy struct {
+	*tailnettest.Store
+	lose atomic.Bool
+}
+
+func (s *lossy) Commit(ctx context.Context, d *tailnet.Delta) error {
+	err := s.Store.Commit(ctx, d)
+	if s.lose.Load() && err == nil {
+		return errors.New("connection reset by peer")
+	}
+	return err
+}
+
+// A commit that happened, and of which the writer was told that it did not, comes to light with the next.
+func TestLostAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &lossy{Store: new(tailnettest.Store)}
+		w := &world{t: t, store: store.Store}
+		w.startOn(store, options)
+		secret := w.authKey(tailnet.AuthKeySpec{Owner: w.user("alice").ID, Reusable: true})
+		n := w.mustRegister(newDevice("laptop").registration(), secret)
+		w.connect(n.ID)
+		time.Sleep(time.Minute)
+		w.disconnect(n.ID)
+		store.lose.Store(true)
+		wantCode(t, w.update(func(tx *tailnet.Tx) error { return tx.RenameNode(n.ID, "desk") }), tailnet.Unavailable)
+		wantCode(t, w.update(func(tx *tailnet.Tx) error { _, err := tx.CreateUser(tailnet.User{Name: "bob"}); return err }), tailnet.Unavailable)
+		store.lose.Store(false)
+		if err := w.update(func(tx *tailnet.Tx) error { _, err := tx.CreateUser(tailnet.User{Name: "bob"}); return err }); tailnet.CodeOf(err) != tailnet.Conflict {
+			t.Errorf("a user who was created, though nobody knew, was created again: %v", err)
+		}
+		if got := w.snap().Node(n.ID); got.Name != "desk" || !got.Status.Online {
+			t.Errorf("node %s, online %v", got.Name, got.Status.Online)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if w.snap().Node(n.ID).Status.Online {
+			t.Error("a node that left stays online")
+		}
+		w.connect(n.ID)
+		if !w.snap().Node(n.ID).Status.Online {
+			t.Error("a node that came is not online")
+		}
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 }
