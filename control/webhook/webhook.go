@@ -190,13 +190,18 @@ func (s *Sender) rest(ctx context.Context, d time.Duration) bool {
 // serve delivers to one receiver until ctx ends.
 func (s *Sender) serve(ctx context.Context, id string) {
 	pause := firstRetry
+	var done int64 // the newest entry when all was dealt with: most of what changes leaves none
 	for ctx.Err() == nil {
 		snap := s.opts.State.Snapshot() // what changes from now on supersedes it
 		w := snap.Webhook(id)
 		if w == nil {
 			return
 		}
-		more, err := s.round(ctx, w)
+		newest, more := s.latest(ctx), false
+		var err error
+		if newest == 0 || newest != done {
+			more, err = s.round(ctx, w)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -219,6 +224,7 @@ func (s *Sender) serve(ctx context.Context, id string) {
 		if more {
 			continue
 		}
+		done = newest
 		select {
 		case <-snap.Superseded():
 		case <-ctx.Done():
