@@ -17,6 +17,7 @@ require (
 	go.yaml.in/yaml/v3 v3.0.6
 	go4.org/mem v0.0.0-20240501181205-ae6ca9944745
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb
+	golang.org/x/crypto v0.58.0
 	golang.org/x/net v0.62.0
 	golang.org/x/oauth2 v0.36.0
 	golang.org/x/sync v0.24.0
@@ -27,6 +28,11 @@ require (
 	gorm.io/gorm v1.31.2
 	modernc.org/sqlite v1.23.1
 	tailscale.com v1.102.5
+)
+
+require (
+	golang.org/x/telemetry v0.0.0-20260924152758-ed294f943157 // indirect
+	golang.org/x/vuln v1.1.4 // indirect
 )
 
 require (
@@ -158,7 +164,6 @@ require (
 	go.uber.org/zap v1.28.0
 	go.uber.org/zap/exp v0.3.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
-	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/exp v0.0.0-20260410095643-746e56fc9e2f // indirect
 	golang.org/x/exp/typeparams v0.0.0-20240314144324-c7f7c6466f7f // indirect
 	golang.org/x/image v0.41.0 // indirect
@@ -182,6 +187,7 @@ require (
 
 tool (
 	github.com/letsencrypt/pebble/v2/cmd/pebble
+	golang.org/x/vuln/cmd/govulncheck
 	tailscale.com/cmd/tailscale
 	tailscale.com/cmd/tailscaled
 )
