@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -52,11 +53,10 @@ const (
 	listenAgain = time.Second
 )
 
-func newCluster(url, dir string) (*cluster, error) {
-	config, err := pgx.ParseConfig(url)
+func newCluster(text, dir string) (*cluster, error) {
+	config, err := pgx.ParseConfig(text)
 	if err != nil {
-		// The driver's text may repeat parts of the URL, and with them the password.
-		return nil, tailnet.Errorf(tailnet.Invalid, "database.url is not a PostgreSQL URL: write postgres://USER:PASSWORD@HOST:PORT/NAME, with %%-encoding for special characters in the password")
+		return nil, badURL(text, err)
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectPatience
@@ -65,6 +65,20 @@ func newCluster(url, dir string) (*cluster, error) {
 		config.RuntimeParams["application_name"] = "heddle"
 	}
 	return &cluster{config: config, dir: dir, log: slog.New(slog.DiscardHandler)}, nil
+}
+
+// badURL says what is wrong with a URL, as far as that can be said without its password.
+func badURL(text string, err error) error {
+	const form = "database.url is not a PostgreSQL URL: write postgres://USER:PASSWORD@HOST:PORT/NAME, with %-encoding for special characters in the password"
+	u, unreadable := url.Parse(text)
+	cause := errors.Unwrap(err)
+	if unreadable != nil || u.User == nil || cause == nil {
+		return &tailnet.Error{Code: tailnet.Invalid, Msg: form}
+	}
+	if password, _ := u.User.Password(); password != "" && strings.Contains(cause.Error(), password) {
+		return &tailnet.Error{Code: tailnet.Invalid, Msg: form}
+	}
+	return tailnet.Errorf(tailnet.Invalid, "database.url cannot be used: %v", cause)
 }
 
 func (c *cluster) String() string {
@@ -204,6 +218,9 @@ func (c *cluster) listen(ctx context.Context, origin, name string, news, works f
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return err
 	}
+	if err := c.warnOfOthers(ctx, conn, name); err != nil {
+		return err
+	}
 	works()
 	news() // what was committed while nobody listened
 	for {
@@ -223,6 +240,18 @@ func (c *cluster) listen(ctx context.Context, origin, name string, news, works f
 			}
 		}
 	}
+}
+
+// warnOfOthers tells if another process has the tailnet open. That does no harm to what is stored; but
+// map streams, and with them who is online, are those of one process.
+func (c *cluster) warnOfOthers(ctx context.Context, conn *pgx.Conn, name string) error {
+	var alone bool
+	// The lock ends with the connection.
+	err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock(hashtext('heddle serves'), hashtext($1))", name).Scan(&alone)
+	if err == nil && !alone {
+		c.log.Warn("another heddle has this tailnet open: only one may serve it, or devices are shown offline that are not", "database", c.String(), "tailnet", name)
+	}
+	return err
 }
 
 // await returns the next notification, nil if there is none for a while.

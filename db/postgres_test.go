@@ -57,6 +57,9 @@ func TestPostgresRefuses(t *testing.T) {
 		{"not a URL", func(t *testing.T, url string) string {
 			return "postgres://u:hunter2@[::1/x"
 		}, tailnet.Invalid, []string{"postgres://"}},
+		{"a CA file that is not there", func(t *testing.T, url string) string {
+			return "postgres://u:hunter2@localhost/x?sslmode=verify-full&sslrootcert=/none"
+		}, tailnet.Invalid, []string{"/none"}},
 		{"another encoding", func(t *testing.T, url string) string {
 			sqlAt(t, url, `CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0`)
 			return postgres.server.URL("latin")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"heddle/policy"
 
@@ -30,9 +31,15 @@ func (s *State) watch(ctx context.Context) (<-chan struct{}, func()) {
 	return news, func() { cancel(); <-done }
 }
 
+// catchUpLimit bounds how long the writer waits for what others committed, which may be everything
+// there is.
+const catchUpLimit = time.Minute
+
 // catchUp takes over and publishes what others committed.
 func (s *State) catchUp(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx) // the last flush must be able to, too; the store bounds the time
+	// The last flush must be able to, too.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUpLimit)
+	defer cancel()
 	d, head, err := s.store.Since(ctx, s.opts.Tailnet, s.seq)
 	if errors.Is(err, ErrForgotten) {
 		var img Image
