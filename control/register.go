@@ -159,7 +159,7 @@ func registration(c *call, req *tailcfg.RegisterRequest) tailnet.Registration {
 
 func (s *Server) loginWithAuthKey(ctx context.Context, c *call, req *tailcfg.RegisterRequest) (*tailcfg.RegisterResponse, error) {
 	// Strangers who guess do not get as far as the writer.
-	if _, err := c.snap.FindAuthKey(req.Auth.AuthKey); err != nil {
+	if err := s.state.CheckAuthKey(ctx, req.Auth.AuthKey); err != nil {
 		return nil, err
 	}
 	if c.known && !s.throttle.changes.allow(c.machine) {

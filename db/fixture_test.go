@@ -87,7 +87,7 @@ func testUser(id int) *tailnet.User {
 func testAuthKey(id int) *tailnet.AuthKey {
 	public := fmt.Sprintf("kA%d", id)
 	return &tailnet.AuthKey{
-		ID: tailnet.AuthKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Owner: 7, Tags: []string{"tag:a"},
+		ID: tailnet.AuthKeyID(id), Public: public, Hash: sha256.Sum256([]byte(public)), Bcrypt: "$2a$10$x", Owner: 7, Tags: []string{"tag:a"},
 		Reusable: true, Ephemeral: true, Approved: true, Description: "it's a 'key'; --", Created: moment,
 		Expires: moment.Add(1), Used: moment.Add(2), Revoked: moment.Add(3),
 	}

@@ -57,7 +57,7 @@ func imageV1() tailnet.Image {
 	for _, u := range img.Users {
 		u.Status, u.Identities, u.Groups = tailnet.UserActive, nil, nil
 	}
-	img.AuthKeys[0].Approved = false
+	img.AuthKeys[0].Approved, img.AuthKeys[0].Bcrypt = false, ""
 	k := img.APIKeys[0]
 	k.Kind, k.Parent, k.Trust, k.Owner, k.Scopes, k.Tags, k.Description = tailnet.KeyAPI, 0, nil, 0, nil, nil, ""
 	img.Settings.Admission, img.Settings.Webhooks = tailnet.Admission{}, nil

@@ -86,6 +86,7 @@ type authKeyRow struct {
 	Key         rowKey `gorm:"embedded"`
 	Public      string
 	Hash        []byte // SHA-256 of the secret
+	Bcrypt      string
 	Owner       int64
 	Tags        string // JSON
 	Reusable    bool

@@ -16,6 +16,7 @@ var steps = []step{
 	{"audit log by time, webhooks", webhookSchema},
 	{"OAuth clients and federated identities", clientSchema},
 	{"posture attributes", []string{`ALTER TABLE nodes ADD COLUMN attrs TEXT NOT NULL DEFAULT '{}'`}},
+	{"auth keys of headscale", []string{`ALTER TABLE auth_keys ADD COLUMN bcrypt TEXT NOT NULL DEFAULT ''`}},
 }
 
 // The store holds no rules, so the tailnet is the only foreign key. The unique

@@ -50,16 +50,17 @@ func matches(secret string, hash [32]byte) bool {
 	return subtle.ConstantTimeCompare(hash[:], sum[:]) == 1
 }
 
-// FindAuthKey returns the auth key with that secret, usable or not.
+// FindAuthKey returns the auth key with that secret, usable or not; see State.CheckAuthKey for those of other servers.
 func (s *Snapshot) FindAuthKey(secret string) (*AuthKey, error) {
 	secret = strings.TrimSpace(secret)
-	id, _ := s.index.authKey.Get(publicPart(secret, authPrefix))
-	k := s.AuthKey(id)
-	if k == nil || !matches(secret, k.Hash) {
-		return nil, Errorf(Denied, "this auth key is not valid here; check it, or make a new one with `heddle preauthkeys create`")
+	k := s.authKeyNamed(secret)
+	if k == nil || k.Bcrypt != "" || !matches(secret, k.Hash) {
+		return nil, errNoAuthKey
 	}
 	return k, nil
 }
+
+var errNoAuthKey = Errorf(Denied, "this auth key is not valid here; check it, or make a new one with `heddle preauthkeys create`")
 
 // FindAPIKey returns the API key with that secret if it is good at now.
 func (s *Snapshot) FindAPIKey(secret string, now time.Time) (*APIKey, error) {

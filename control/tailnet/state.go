@@ -53,6 +53,8 @@ type State struct {
 	queue   chan *request
 	stopped chan struct{} // closed when Run has returned
 
+	learning chan struct{} // holds one while an auth key of another server is checked
+
 	// The rest belongs to the writer.
 	seq    Seq
 	timers timers
@@ -113,14 +115,15 @@ func Open(ctx context.Context, store Store, o Options) (*State, error) {
 		return nil, fmt.Errorf("load tailnet %q: %w", o.Tailnet, err)
 	}
 	s := &State{
-		store:   store,
-		opts:    o,
-		log:     o.Log,
-		queue:   make(chan *request, queueLen),
-		stopped: make(chan struct{}),
-		seq:     img.Seq,
-		timers:  timers{at: map[timer]time.Time{}},
-		alloc:   alloc,
+		store:    store,
+		opts:     o,
+		log:      o.Log,
+		queue:    make(chan *request, queueLen),
+		stopped:  make(chan struct{}),
+		learning: make(chan struct{}, 1),
+		seq:      img.Seq,
+		timers:   timers{at: map[timer]time.Time{}},
+		alloc:    alloc,
 	}
 	s.current.Store(s.fromImage(img))
 	return s, nil
