@@ -21,6 +21,7 @@ import (
 	"heddle/derp"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
 var update = flag.Bool("update", false, "write the tables of docs/metrics.md anew")
@@ -54,6 +55,9 @@ func serve(t testing.TB) map[string]*family {
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		if w.Code != 200 {
 			t.Fatalf("status %d: %s", w.Code, w.Body)
+		}
+		if problems, err := promlint.New(strings.NewReader(w.Body.String())).Lint(); err != nil || len(problems) > 0 {
+			t.Errorf("what Prometheus' linter says: %v %v", problems, err)
 		}
 		all := parse(t, w.Body.String())
 		if c := all["heddle_map_change_seconds"]; c != nil && !slices.Contains(c.samples, "heddle_map_change_seconds_count 0") || time.Now().After(end) {
