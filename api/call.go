@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"runtime"
 	"runtime/debug"
 	"strings"
 
@@ -20,9 +21,13 @@ import (
 // An identifier tells who makes a call.
 type identifier func(context.Context) (callers.Caller, error)
 
+// maxListing bounds the lists that are made at a time for remote callers: however many programs
+// read, there is CPU left for the clients. The others wait in line.
+var maxListing = max(1, runtime.GOMAXPROCS(0)/2)
+
 // unary is the one adapter around every method: who calls, deadline, panics,
-// errors.
-func (s *Server) unary(identify identifier) grpc.UnaryServerInterceptor {
+// errors. Who wants a list waits in line, unless that was done before.
+func (s *Server) unary(identify identifier, inLine bool) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 		defer func() { s.called(err) }()
 		defer s.recovered(info.FullMethod, &err)
@@ -31,6 +36,12 @@ func (s *Server) unary(identify identifier) grpc.UnaryServerInterceptor {
 		id, err := identify(ctx)
 		if err == nil {
 			err = s.mayUse(id.Actor, info.FullMethod)
+		}
+		if err == nil && inLine && id.Key != 0 && strings.Contains(info.FullMethod, "/List") {
+			var done func()
+			if done, err = turn(ctx, s.listing); err == nil {
+				defer done()
+			}
 		}
 		if err == nil {
 			id.Reason = reasonOf(ctx)

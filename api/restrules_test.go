@@ -6,10 +6,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"heddle/api"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
@@ -177,6 +181,34 @@ func TestRESTETags(t *testing.T) {
 		if a := ask(h, c.method, "/api/v1"+c.path, key, c.body, "If-Match", "*"); a.Status != 200 {
 			t.Errorf("%s with *: %s", c.path, a.Body)
 		}
+	}
+}
+
+// However many read at once, the CPU is not all theirs.
+func TestReadersWaitInLine(t *testing.T) {
+	var reading, most atomic.Int32
+	w := newWorld(t, func(o *api.Options) {
+		o.Streams = func() []api.Stream {
+			now := reading.Add(1)
+			defer reading.Add(-1)
+			for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+			}
+			runtime.Gosched()
+			return nil
+		}
+	})
+	h, key := w.rest(), w.key(tailnet.APIKeySpec{})
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			if a := ask(h, "GET", "/api/v1/debug/fleet", key, ""); a.Status != 200 {
+				t.Error(a.Body)
+			}
+		})
+	}
+	wg.Wait()
+	if n := int(most.Load()); n > max(1, runtime.GOMAXPROCS(0)/2) {
+		t.Errorf("%d read at once", n)
 	}
 }
 

@@ -90,6 +90,7 @@ type Server struct {
 	turns   chan struct{} // of work that takes long
 	// readers are the turns that those who may only read can have.
 	readers  chan struct{}
+	listing  chan struct{} // turns of lists
 	watchers chan struct{} // turns of streams
 	places   *news.Places
 
@@ -108,6 +109,7 @@ func New(o Options) *Server {
 		o.Now = time.Now
 	}
 	s := &Server{opts: o, log: o.Log, health: health.NewServer(), turns: make(chan struct{}, maxBusy), readers: make(chan struct{}, maxBusy-1)}
+	s.listing = make(chan struct{}, maxListing)
 	s.watchers, s.places = make(chan struct{}, maxWatchers), news.NewPlaces()
 	s.gate = callers.NewGate(o.State, o.Now, o.Log)
 	s.ending, s.end = context.WithCancel(context.Background())
@@ -126,7 +128,7 @@ func (s *Server) newGRPC(identify identifier, opts ...grpc.ServerOption) *grpc.S
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(10*time.Second),
-		grpc.UnaryInterceptor(s.unary(identify)),
+		grpc.UnaryInterceptor(s.unary(identify, true)),
 		grpc.StreamInterceptor(s.stream(identify)),
 	)...)
 	s.register(g)
@@ -208,9 +210,10 @@ func (s *Server) Handler(next http.Handler) http.Handler {
 // REST returns the handler of the paths below rest.Prefix, for the same callers and
 // with the same answers.
 func (s *Server) REST() (http.Handler, error) {
-	methods := &rest.Methods{Unary: s.unary(callers.Known), Stream: s.stream(callers.Known)}
+	methods := &rest.Methods{Unary: s.unary(callers.Known, false), Stream: s.stream(callers.Known)}
 	s.register(methods)
-	return rest.New(rest.Options{Methods: methods, Identify: func(r *http.Request) (context.Context, error) {
+	wait := func(ctx context.Context) (func(), error) { return turn(ctx, s.listing) }
+	return rest.New(rest.Options{Methods: methods, Wait: wait, Identify: func(r *http.Request) (context.Context, error) {
 		id, err := s.gate.Identify(r)
 		if err != nil {
 			return nil, s.status(r.URL.Path, id.Actor, err)

@@ -34,6 +34,8 @@ const (
 	maxBody = 6 << 20
 	// bodyTime bounds how long a body may take to arrive.
 	bodyTime = 30 * time.Second
+	// waitTime bounds how long a request waits for its turn.
+	waitTime = 30 * time.Second
 )
 
 // Options are what a Handler needs. All are required.
@@ -42,6 +44,8 @@ type Options struct {
 	// Identify returns the context with which a request calls its method, or why it may
 	// not, as a gRPC status.
 	Identify func(*http.Request) (context.Context, error)
+	// Wait waits for a turn to read something; done ends it.
+	Wait func(context.Context) (done func(), err error)
 }
 
 // Handler serves the API.
@@ -124,8 +128,41 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.stream(w, r, s)
 		return
 	}
-	h.mux.ServeHTTP(w, r)
+	if r.Method != http.MethodGet || r.URL.Path == Prefix+"/health" || r.URL.Path == Prefix+"/version" {
+		h.mux.ServeHTTP(w, r)
+		return
+	}
+	h.read(w, r)
 }
+
+// read answers what may be long. It is written once it is complete, so that a slow
+// receiver keeps nobody waiting.
+func (h *Handler) read(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), waitTime)
+	defer cancel()
+	done, err := h.opts.Wait(ctx)
+	if err != nil {
+		Refuse(w, status.FromContextError(err).Err())
+		return
+	}
+	out := &answer{ResponseWriter: w, status: http.StatusOK}
+	func() {
+		defer done()
+		h.mux.ServeHTTP(out, r)
+	}()
+	w.WriteHeader(out.status)
+	_, _ = w.Write(out.body.Bytes()) // the client is gone
+}
+
+// answer keeps an answer.
+type answer struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+func (a *answer) WriteHeader(status int)         { a.status = status }
+func (a *answer) Write(text []byte) (int, error) { return a.body.Write(text) }
 
 // call is what a request says besides what its method is told.
 type call struct {
