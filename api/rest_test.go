@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,14 +76,37 @@ func (a answer) problem(t *testing.T, status int) (code string) {
 	return p.Code
 }
 
+// journal is what a store keeps of changes, for the API. It filters nothing.
+type journal struct{ w *world }
+
+func (j *journal) Audit(_ context.Context, _ string, q tailnet.AuditQuery) (page []tailnet.AuditRecord, next int64, err error) {
+	for i, e := range j.w.store.Audit() {
+		id := int64(i + 1)
+		if q.Oldest && id > q.After || !q.Oldest && (q.Before == 0 || id < q.Before) {
+			page = append(page, tailnet.AuditRecord{ID: id, AuditEntry: e})
+		}
+	}
+	if !q.Oldest {
+		slices.Reverse(page)
+	}
+	if q.Limit > 0 && len(page) > q.Limit {
+		page = page[:q.Limit]
+		next = last(page).ID
+	}
+	return page, next, nil
+}
+
 // furnished is a world with users, nodes and keys whose every attribute is known.
 func furnished(t *testing.T, edit ...func(*api.Options)) *world {
+	log := &journal{}
 	w := newWorld(t, append(edit, func(o *api.Options) {
+		o.Audit = log
 		o.Debug.Level = new(slog.LevelVar)
 		o.Debug.Netmap = func(context.Context, tailnet.NodeID) (*api.Netmap, error) {
 			return &api.Netmap{CapVer: 130, Full: api.Payload{Wire: []byte("x"), JSON: []byte(`{"Domain": "example.com"}`)}}, nil
 		}
 	})...)
+	log.w = w
 	w.must(func(tx *tailnet.Tx) error {
 		alice, err := tx.CreateUser(tailnet.User{Name: "alice", DisplayName: "Alice", Email: "alice@example.com", Role: "admin"})
 		if err != nil {
@@ -134,6 +158,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`tskey-(auth|api)-[0-9a-z]+-[0-9A-Za-z*]+`), "tskey-$1-PUBLIC-SECRET"},
 	{regexp.MustCompile(`("prefix": ")[0-9a-z]{8,}"`), `${1}PUBLIC"`},
 	{regexp.MustCompile(`("stableId": ")[^"]*"`), `${1}STABLE"`},
+	{regexp.MustCompile(`("kind": "api-key",\s+"name": ")[^"]*"`), `${1}PUBLIC"`},
 	{regexp.MustCompile(`("secret": ")[^"]*"`), `${1}SECRET"`},
 	{regexp.MustCompile(`("(?:id|creator)": ")[0-9a-z]*[a-z][0-9a-z]*"`), `${1}NAME"`},
 	{regexp.MustCompile(`("goVersion": ")[^"]*"`), `${1}GO"`},
@@ -246,6 +271,8 @@ var steps = []step{
 	{"debug-log-level", "GET", "/debug/log_level", ""},
 	{"debug-log-level-set", "PUT", "/debug/log_level", `{"level": "warn"}`},
 	{"debug-log-level-bad", "PUT", "/debug/log_level", `{"level": "loud"}`},
+
+	{"audit", "GET", "/audit?pageSize=2", ""},
 
 	{"webhook-create", "POST", "/webhook", `{"url": "https://example.com/hook", "events": ["nodeCreated"]}`},
 	{"webhook-create-bad", "POST", "/webhook", `{"url": "ftp://example.com", "events": ["nodeCreated"]}`},
