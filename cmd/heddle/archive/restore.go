@@ -32,6 +32,12 @@ const maxFiles = 10_000
 // Restore puts a backup in the place of a server that does not run and has no data yet: it fails with Conflict
 // otherwise, and changes nothing then. It returns what was restored, and what the tailnet holds.
 func Restore(ctx context.Context, cfg *config.Config, file string, identities []age.Identity) (m *Manifest, img tailnet.Image, err error) {
+	return Install(ctx, cfg, func(work string) (*Manifest, error) { return unpack(file, identities, work) })
+}
+
+// Install does what Restore does with what fill puts into a directory: a database, at DatabaseIn, and the files of the
+// manifest that it returns, at FileIn. fill is called once nobody else has the data directory.
+func Install(ctx context.Context, cfg *config.Config, fill func(work string) (*Manifest, error)) (m *Manifest, img tailnet.Image, err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, img, fmt.Errorf("data_dir: %w", err)
 	}
@@ -45,21 +51,27 @@ func Restore(ctx context.Context, cfg *config.Config, file string, identities []
 		return nil, img, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	if m, err = unpack(file, identities, work); err != nil {
+	if m, err = fill(work); err != nil {
 		return nil, img, err
 	}
 	if err := collisions(cfg, m, work); err != nil {
 		return nil, img, err
 	}
 	ready := filepath.Join(work, "ready.db")
-	if err := db.Save(ctx, db.Options{Path: filepath.Join(work, databaseName)}, ready); err != nil { // which is heddle's, then
-		return nil, img, fmt.Errorf("the database in the backup cannot be used: %w", err)
+	if err := db.Save(ctx, db.Options{Path: DatabaseIn(work)}, ready); err != nil { // which is heddle's, then
+		return nil, img, fmt.Errorf("the database to install cannot be used: %w", err)
 	}
 	if img, err = prepare(ctx, cfg, ready); err != nil {
-		return nil, img, fmt.Errorf("the database in the backup cannot be used: %w", err)
+		return nil, img, fmt.Errorf("the database to install cannot be used: %w", err)
 	}
 	return m, img, place(cfg, m, work, ready)
 }
+
+// DatabaseIn is the database in a directory that Install fills.
+func DatabaseIn(work string) string { return filepath.Join(work, databaseName) }
+
+// FileIn is the file of that name, with slashes, in a directory that Install fills.
+func FileIn(work, name string) string { return filepath.Join(work, filesDir, filepath.FromSlash(name)) }
 
 // prepare checks the database, brings it up to date, and copies it if it belongs into another.
 func prepare(ctx context.Context, cfg *config.Config, ready string) (img tailnet.Image, err error) {
@@ -92,7 +104,7 @@ func collisions(cfg *config.Config, m *Manifest, work string) error {
 		if _, err := os.Lstat(there); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if !same(there, filepath.Join(work, filesDir, filepath.FromSlash(name))) {
+		if !same(there, FileIn(work, name)) {
 			return tailnet.Errorf(tailnet.Conflict, "%s exists already and is not that of the backup: move it away, or restore into another data_dir", there)
 		}
 	}
@@ -115,7 +127,7 @@ func place(cfg *config.Config, m *Manifest, work, ready string) error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 			return err
 		}
-		if err := publish(filepath.Join(work, filesDir, filepath.FromSlash(name)), to); err != nil {
+		if err := publish(FileIn(work, name), to); err != nil {
 			return err
 		}
 	}
