@@ -227,10 +227,12 @@ func publicPart(secret string) string {
 }
 
 // secretOf returns the API key of a request: as a bearer token or, as programs for the hosted service
-// send it, as the user name of HTTP's basic authentication.
+// send it, as the user name of HTTP's basic authentication. That is no good in what another site
+// has a browser send, since browsers remember the name and add it to everything.
 func secretOf(r *http.Request) (string, bool) {
 	values := r.Header.Values("Authorization")
-	if name, _, ok := r.BasicAuth(); ok && len(values) == 1 && name != "" {
+	var origins http.CrossOriginProtection
+	if name, _, ok := r.BasicAuth(); ok && len(values) == 1 && name != "" && origins.Check(r) == nil {
 		return name, true
 	}
 	return bearer(values)
