@@ -85,3 +85,10 @@ func glob(t testing.TB, pattern string) []string {
 	}
 	return found
 }
+
+func mkdir(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
