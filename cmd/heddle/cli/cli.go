@@ -16,6 +16,7 @@ import (
 	"heddle/cmd/heddle/cli/dial"
 	"heddle/cmd/heddle/cli/habits"
 	"heddle/cmd/heddle/cli/people"
+	"heddle/cmd/heddle/cli/profile"
 	"heddle/cmd/heddle/cli/show"
 
 	"github.com/spf13/cobra"
@@ -39,9 +40,10 @@ type app struct {
 	out, err io.Writer
 	now      func() time.Time
 	flags    struct {
-		target dial.Target
-		output string // format
-		reason string
+		target  dial.Target
+		profile string
+		output  string // format
+		reason  string
 	}
 	dial connection
 }
@@ -101,9 +103,9 @@ func ConfigPath(cmd *cobra.Command) string {
 // server returns the connection to the server, which is made when first used.
 func (a *app) server() (*grpc.ClientConn, error) {
 	if a.dial.conn == nil {
-		t := a.flags.target
-		if t.Config == "" {
-			t.Config = os.Getenv("HEDDLE_CONFIG")
+		t, err := a.target()
+		if err != nil {
+			return nil, err
 		}
 		conn, err := dial.New(t)
 		if err != nil {
@@ -112,6 +114,36 @@ func (a *app) server() (*grpc.ClientConn, error) {
 		a.dial.conn = conn
 	}
 	return a.dial.conn.ClientConn, nil
+}
+
+// target is the server that is meant: by the flags, else by variables, else by the current profile.
+func (a *app) target() (dial.Target, error) {
+	t, named := a.flags.target, a.flags.profile
+	if named == "" {
+		named = os.Getenv("HEDDLE_PROFILE")
+	}
+	if t.Config == "" {
+		t.Config = os.Getenv("HEDDLE_CONFIG")
+	}
+	here := t.Config != "" || t.Socket != "" || t.Address != "" || os.Getenv("HEDDLE_SOCKET") != "" || os.Getenv("HEDDLE_ADDRESS") != ""
+	if here && a.flags.profile == "" {
+		return t, nil
+	}
+	book, err := profile.Open()
+	if err != nil {
+		if named == "" {
+			return t, nil // nobody's home: there can be no profile
+		}
+		return t, inputError{err}
+	}
+	p, key, ok, err := book.Find(named)
+	if err != nil {
+		return t, inputError{err}
+	}
+	if ok {
+		t.Address, t.KeyFile, t.CAFile = p.Address, key, p.CAFile
+	}
+	return t, nil
 }
 
 // names completes words with what the server knows.
@@ -130,7 +162,8 @@ func (a *app) root() *cobra.Command {
 		Long: `heddle is a control server that stock Tailscale clients log in to.
 
 Commands talk to a running server: on this machine through its socket, which
-is found from --config or --socket, or elsewhere with --address and an API key.
+is found from --config or --socket, or elsewhere with --address and an API key, or
+a profile that has both.
 
 Exit codes: 0 done; 2 the command, or a file or value that it was given, is
 wrong; 3 what it names does not exist; 4 it exists already, or a precondition
@@ -150,6 +183,8 @@ does not hold; 5 not allowed; 1 anything else.`,
 	f.StringVar(&a.flags.target.Address, "address", "", "`HOST:PORT` of a server elsewhere (HEDDLE_ADDRESS)")
 	f.StringVar(&a.flags.target.KeyFile, "api-key-file", "", "`FILE` with the key for it (HEDDLE_API_KEY_FILE; the\nkey itself goes into HEDDLE_API_KEY)")
 	f.StringVar(&a.flags.target.CAFile, "ca-file", "", "PEM `FILE` with a private CA of --address")
+	f.StringVar(&a.flags.profile, "profile", "", "`NAME` of a server of `heddle profile list` (HEDDLE_PROFILE)")
+	root.RegisterFlagCompletionFunc("profile", profile.Names)
 	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT`: table, json or yaml (HEDDLE_OUTPUT)")
 	f.StringVar(&a.flags.reason, "reason", "", "`WHY` something is changed, for the audit log")
 	complete.Flag(root, "output", complete.Choice(formatTable, formatJSON, formatYAML))
@@ -159,7 +194,7 @@ does not hold; 5 not allowed; 1 anything else.`,
 	root.AddCommand(
 		people.Users(who), a.preAuthKeysCommand(), a.nodesCommand(who), people.Auth(who), a.apiKeysCommand(), people.Settings(who),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
-		a.debugCommand(), a.auditCommand(), a.webhooksCommand(),
+		a.debugCommand(), a.auditCommand(), a.webhooksCommand(), a.profileCommand(),
 	)
 	habits.Add(root, func(err error) error { return inputError{err} })
 	return root
@@ -181,7 +216,7 @@ func (a *app) people() people.Tools {
 }
 
 func (a *app) checkFlags(cmd *cobra.Command) error {
-	if err := exclusive(cmd, "socket", "address"); err != nil {
+	if err := exclusive(cmd, "socket", "address", "profile"); err != nil {
 		return err
 	}
 	if a.flags.reason != "" {

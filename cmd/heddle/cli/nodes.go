@@ -39,35 +39,44 @@ func (a *app) nodes() (v1.NodeServiceClient, error) {
 
 func (a *app) nodeList() *cobra.Command {
 	req := &v1.ListNodesRequest{}
+	var watch bool
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List nodes",
-		Example: "  heddle nodes list\n  heddle nodes list --user alice\n  heddle nodes list --tag tag:server -o json",
+		Example: "  heddle nodes list\n  heddle nodes list --user alice\n  heddle nodes list --tag tag:server -o json\n  heddle nodes list --watch",
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.nodes()
-			if err != nil {
-				return err
+			if watch {
+				return a.watch(cmd.Context(), v1.WatchKind_WATCH_KIND_NODE, func() error { return a.listNodes(cmd.Context(), req) })
 			}
-			list, err := all(func(token string) ([]*v1.Node, string, error) {
-				req.PageToken = token
-				resp, err := c.ListNodes(cmd.Context(), req)
-				return resp.GetNodes(), resp.GetNextPageToken(), err
-			})
-			if err != nil {
-				return err
-			}
-			hint := "There are no nodes yet; `heddle preauthkeys create --user USER` makes a key that one can join with."
-			if req.GetUser()+req.GetTag() != "" {
-				hint = "There are no such nodes."
-			}
-			return showList(a, list, hint, func() { a.printNodes(list) })
+			return a.listNodes(cmd.Context(), req)
 		},
 	}
 	a.userFlag(cmd, &req.User, "only nodes of that `USER`: ID, name or e-mail")
 	cmd.Flags().StringVarP(&req.Tag, "tag", "t", "", "only nodes with that `TAG`")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list them again whenever something changes, until you stop it")
 	return cmd
+}
+
+func (a *app) listNodes(ctx context.Context, req *v1.ListNodesRequest) error {
+	c, err := a.nodes()
+	if err != nil {
+		return err
+	}
+	list, err := all(func(token string) ([]*v1.Node, string, error) {
+		req.PageToken = token
+		resp, err := c.ListNodes(ctx, req)
+		return resp.GetNodes(), resp.GetNextPageToken(), err
+	})
+	if err != nil {
+		return err
+	}
+	hint := "There are no nodes yet; `heddle preauthkeys create --user USER` makes a key that one can join with."
+	if req.GetUser()+req.GetTag() != "" {
+		hint = "There are no such nodes."
+	}
+	return showList(a, list, hint, func() { a.printNodes(list) })
 }
 
 func (a *app) printNodes(list []*v1.Node) {

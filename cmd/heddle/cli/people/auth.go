@@ -3,9 +3,12 @@ package people
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/skip2/go-qrcode"
 	"github.com/spf13/cobra"
 
 	"heddle/cmd/heddle/cli/complete"
@@ -15,7 +18,29 @@ import (
 
 // Auth is the command `auth`.
 func Auth(t Tools) *cobra.Command {
-	return t.Group("auth", "Logins and SSH connections that wait for a person", Register(t), authList(t), authApprove(t), authReject(t))
+	return t.Group("auth", "Logins and SSH connections that wait for a person", Register(t), authList(t), authApprove(t), authReject(t), authQR(t))
+}
+
+// authQR shows the page of a device without a browser to a phone.
+func authQR(t Tools) *cobra.Command {
+	return &cobra.Command{
+		Use:     "qr URL",
+		Short:   "Show the URL of a login page as a QR code, for a phone to open",
+		Example: "  heddle auth qr https://vpn.example.com/register/5f3hq2…",
+		Args:    t.Args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := url.Parse(args[0])
+			if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+				return t.Usage("%q is no URL of a login page: it is what `tailscale up` prints", args[0])
+			}
+			code, err := qrcode.New(args[0], qrcode.Medium)
+			if err != nil {
+				return t.Usage("this URL is too long for a QR code")
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), code.ToSmallString(false))
+			return err
+		},
+	}
 }
 
 // Register is the command that admits a device which waits; there is one

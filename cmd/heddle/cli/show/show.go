@@ -214,10 +214,18 @@ func OneLine(r rune) rune {
 	return r
 }
 
-// IsTerminal reports whether a person reads w.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// IsTerminal reports whether a person is at the other end of stream, which is a
+// reader or a writer.
+func IsTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Clear empties the terminal that w is; it does nothing if w is none.
+func Clear(w io.Writer) {
+	if IsTerminal(w) {
+		io.WriteString(w, "\x1b[H\x1b[2J")
+	}
 }
 
 // terminal returns the width of w and whether to use colours, if w is a terminal.
