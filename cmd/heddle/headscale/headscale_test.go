@@ -221,7 +221,9 @@ func TestReleases(t *testing.T) {
 				t.Errorf("the server does not start: %v", err)
 			}
 			audit, _, err := store.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
-			if err != nil || !slices.ContainsFunc(audit, func(a tailnet.AuditRecord) bool { return a.Action == "tailnet.import" && strings.HasPrefix(a.Target, "headscale 0.") }) {
+			if err != nil || !slices.ContainsFunc(audit, func(a tailnet.AuditRecord) bool {
+				return a.Action == "tailnet.import" && strings.HasPrefix(a.Target, "headscale 0.")
+			}) {
 				t.Errorf("%+v, %v", audit, err)
 			}
 		})
