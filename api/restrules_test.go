@@ -255,6 +255,21 @@ func TestRESTPace(t *testing.T) {
 	}
 }
 
+// Several keys do not help against the limit of an address.
+func TestRESTPaceOfAnAddress(t *testing.T) {
+	w := newWorld(t)
+	h, keys := w.rest(), []string{w.key(tailnet.APIKeySpec{}), w.key(tailnet.APIKeySpec{}), w.key(tailnet.APIKeySpec{})}
+	for calls := range 5000 {
+		if a := ask(h, "GET", "/api/v1/version", keys[calls%len(keys)], ""); a.Status != 200 {
+			if code := a.problem(t, 429); code != "exhausted" || !strings.Contains(a.Body, "address") || calls != 2000 {
+				t.Errorf("after %d calls: %s", calls, a.Body)
+			}
+			return
+		}
+	}
+	t.Error("5000 calls were answered")
+}
+
 // The reason of a change is kept.
 func TestRESTReason(t *testing.T) {
 	w := newWorld(t)
