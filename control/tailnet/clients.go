@@ -133,6 +133,9 @@ func (tx *Tx) checkClient(s *ClientSpec) error {
 	if len(s.Tags) == 0 && (client.Can(Write(AreaAuthKeys)) || client.Can(Write(AreaDevices))) {
 		return Errorf(Invalid, "a client that may change auth keys or devices needs tags")
 	}
+	if err := tx.limitTags(s.Tags, "a client"); err != nil {
+		return err
+	}
 	if t := s.Trust; t != nil {
 		if !strings.HasPrefix(t.Issuer, "https://") || t.Subject == "" || t.Audience == "" {
 			return Errorf(Invalid, "a federated identity needs an issuer (https://…), a subject and an audience")

@@ -129,7 +129,7 @@ func (im *importer) user(u User) {
 	}
 	name, err := tx.checkUserName(u.Name, 0)
 	if err != nil {
-		name = tx.freeUserName(Profile{Name: cmp.Or(u.Name, u.Email, u.DisplayName)})
+		name = tx.freeUserName(cmp.Or(u.Name, u.Email, u.DisplayName))
 		if u.Name != "" {
 			im.note("user %d, %q, is called %s here: %s", u.ID, u.Name, name, Message(err))
 		}

@@ -209,6 +209,9 @@ func (tx *Tx) CreateAPIKey(s APIKeySpec) (secret string, k *APIKey, err error) {
 	if tx.snap.apiKeys.m.Len() >= maxKeys {
 		return "", nil, Errorf(Exhausted, "there are %d API keys already; delete some", maxKeys)
 	}
+	if len(tx.actor.Tags) > 0 {
+		return "", nil, Errorf(Denied, "%s may not make API keys: it is limited to tags, and they would not be", tx.actor)
+	}
 	if err := tx.checkAPIKey(&s); err != nil {
 		return "", nil, err
 	}
@@ -223,10 +226,14 @@ func (tx *Tx) CreateAPIKey(s APIKeySpec) (secret string, k *APIKey, err error) {
 	return secret, k, nil
 }
 
-// checkAPIKey fills in the role. Nobody makes a key with more rights than their own.
+// checkAPIKey fills in the role. Nobody makes a key with more rights than their own, and people make
+// none for others: it would outlive their own rights.
 func (tx *Tx) checkAPIKey(s *APIKeySpec) error {
 	if s.Owner == 0 {
 		s.Owner = tx.actor.User
+	}
+	if tx.actor.User != 0 && s.Owner != tx.actor.User {
+		return Errorf(Denied, "%s may make API keys for itself alone; an administrator on the server can make them for others", tx.actor)
 	}
 	role := policy.Admin
 	if s.Owner != 0 {
@@ -247,6 +254,9 @@ func (tx *Tx) checkAPIKey(s *APIKeySpec) error {
 	}
 	if !slices.Contains(Roles, s.Role) {
 		return Errorf(Invalid, "there is no role %q", s.Role)
+	}
+	if err := tx.mayGrant(policy.Member, s.Role); err != nil {
+		return err // owners have no right that admins lack, and yet make owners
 	}
 	return tx.mayGive(Actor{Kind: ByAPIKey, Role: s.Role})
 }

@@ -54,7 +54,7 @@ func (tx *Tx) LogIn(p Profile) (*User, error) {
 
 // welcome makes a user of somebody who was never here.
 func (tx *Tx) welcome(p Profile) (*User, error) {
-	u := User{Name: tx.freeUserName(p), Email: p.Email, Status: UserActive, Identities: []Identity{p.Identity}}
+	u := User{Name: tx.freeUserName(calledBy(p)), Email: p.Email, Status: UserActive, Identities: []Identity{p.Identity}}
 	if tx.snap.settings.Admission.UserApproval {
 		u.Status = UserPending
 	}
@@ -68,10 +68,13 @@ func (tx *Tx) welcome(p Profile) (*User, error) {
 // follow changes u as the provider says.
 func (tx *Tx) follow(u *User, p Profile) {
 	if p.Email != "" && p.Email != u.Email {
-		if other := tx.userNamed(p.Email); u.Name == u.Email && other == nil {
+		if u.Name == u.Email && tx.userNamed(p.Email) == nil {
 			u.Name = p.Email
 		}
-		u.Email = p.Email
+		before := u.Email
+		if u.Email = p.Email; tx.checkLogin(u) != nil { // policies know by it who has no address for a name
+			u.Email = before
+		}
 	}
 	u.DisplayName = cmp.Or(p.DisplayName, u.DisplayName)
 	u.PictureURL = cmp.Or(p.PictureURL, u.PictureURL)
@@ -108,11 +111,17 @@ func cleanGroups(groups []string) []string {
 	return out[:min(len(out), maxUserGroups)]
 }
 
-// freeUserName finds a name for a new user: the e-mail address or what else the provider calls them, with a number
+// calledBy is what a provider calls somebody: the e-mail address, or else what is no address.
+// People choose their other names as they like, and policies know users by addresses.
+func calledBy(p Profile) string {
+	return cmp.Or(p.Email, strings.ReplaceAll(cmp.Or(p.Name, p.DisplayName), "@", "-"))
+}
+
+// freeUserName makes a name for a new user of what they are called, with a number
 // behind it if it is taken. That is no address of the same domain, so
 // nobody gets the rights of another by it.
-func (tx *Tx) freeUserName(p Profile) string {
-	base := userNameOf(cmp.Or(p.Email, p.Name, p.DisplayName))
+func (tx *Tx) freeUserName(called string) string {
+	base := userNameOf(called)
 	for n := 1; ; n++ {
 		name := base
 		if n > 1 {
@@ -256,13 +265,15 @@ func (tx *Tx) mayGrant(from, to policy.Role) error {
 			return nil
 		}
 	}
-	mine := tx.actor.Role
+	mine := []policy.Role{tx.actor.Role} // none of a key with scopes
 	if u := tx.snap.User(tx.actor.User); u != nil {
-		mine = u.Role
+		mine = append(mine, u.Role) // a key can do less than its user, and never more
 	}
-	for _, r := range []policy.Role{from, to} {
-		if r == policy.Owner && mine != policy.Owner || r == policy.Admin && mine != policy.Owner && mine != policy.Admin {
-			return Errorf(Denied, "%s may not make or unmake somebody %s", tx.actor, r)
+	for _, m := range mine {
+		for _, r := range []policy.Role{from, to} {
+			if r == policy.Owner && m != policy.Owner || r == policy.Admin && m != policy.Owner && m != policy.Admin {
+				return Errorf(Denied, "%s may not make or unmake somebody %s", tx.actor, r)
+			}
 		}
 	}
 	return nil

@@ -74,10 +74,11 @@ func (tx *Tx) Report(id NodeID, u Update) error {
 // followTags applies the tags that a client asks for in a map request
 // (`tailscale set --advertise-tags`): if the policy lets the node have them it is retagged in
 // place; otherwise its key expires and its user must log in again. A node
-// never loses all its tags this way. It reports whether n changed.
+// never loses all its tags this way, and none whose key has expired gets any: they would bring
+// back who was shut out. It reports whether n changed.
 func (tx *Tx) followTags(n *Node, before []string) bool {
 	want := n.Report.Hostinfo.RequestTags
-	if len(want) == 0 || slices.Equal(want, before) || slices.Equal(want, n.Tags) {
+	if n.Status.Expired || len(want) == 0 || slices.Equal(want, before) || slices.Equal(want, n.Tags) {
 		return false
 	}
 	for _, tag := range want {

@@ -90,6 +90,9 @@ func (tx *Tx) RegisterForUser(r Registration, user UserID, m Method) (*Node, err
 		return nil, Errorf(Denied, "user %s is suspended; an admin can change that with `heddle users restore`", u.Name)
 	}
 	tags, err := tx.requestedTags(r, user)
+	if err == nil {
+		err = tx.limitTags(tags, "a device")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +116,12 @@ func (tx *Tx) admittedTags(r Registration, k *AuthKey) ([]string, error) {
 // its owner may give them.
 func (tx *Tx) requestedTags(r Registration, owner UserID) ([]string, error) {
 	tags := CleanHostinfo(r.Hostinfo).RequestTags
+	u := tx.snap.User(owner)
+	if len(tags) > 0 && tx.userWaits(owner) { // the device would be nobody's, and so wait for nobody's approval
+		return nil, Errorf(Denied, "requested tag %s is not permitted: an administrator has to approve user %s first", tags[0], u.Name)
+	}
 	for _, tag := range tags {
-		if !tx.mayTag(tx.snap.User(owner), nil, tag) {
+		if !tx.mayTag(u, nil, tag) {
 			return nil, Errorf(Denied, "requested tag %s is not permitted: the policy's tagOwners must name the owner of the device, or use an auth key that has the tag", tag)
 		}
 	}
@@ -191,7 +198,10 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 	if n.Owner != a.owner || !slices.Equal(n.Tags, a.tags) {
 		n.Approved = nil // they were given to another owner; the policy may approve them anew
 	}
-	if !mustWait && a.approved {
+	switch {
+	case tx.userWaits(a.owner): // a device with tags that becomes theirs waits with them
+		n.Pending = true
+	case !mustWait && a.approved:
 		n.Pending = false
 	}
 	n.Key, n.Owner, n.Tags = r.Key, a.owner, a.tags
@@ -212,8 +222,13 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 
 // mustWait reports whether a new device waits for an admin.
 func (tx *Tx) mustWait(a admission) bool {
-	u := tx.snap.User(a.owner)
-	return tx.snap.settings.Admission.DeviceApproval && !a.approved || u != nil && u.Status == UserPending
+	return tx.snap.settings.Admission.DeviceApproval && !a.approved || tx.userWaits(a.owner)
+}
+
+// userWaits reports whether there is such a user, who waits for approval.
+func (tx *Tx) userWaits(id UserID) bool {
+	u := tx.snap.User(id)
+	return u != nil && u.Status == UserPending
 }
 
 // ipPool returns where the policy wants the IPv4 address of a new device to

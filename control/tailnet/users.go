@@ -37,8 +37,8 @@ func (tx *Tx) addUser(u User) (*User, error) {
 			return nil, err
 		}
 	}
-	if other := tx.userNamed(u.Email); u.Email != "" && !strings.Contains(u.Name, "@") && other != nil {
-		return nil, Errorf(Conflict, "user %s (ID %d) has the address %s already", other.Name, other.ID, u.Email)
+	if err := tx.checkLogin(&u); err != nil {
+		return nil, err
 	}
 	u.Role = cmp.Or(u.Role, policy.Member)
 	u.Status = cmp.Or(u.Status, UserActive)
@@ -63,6 +63,9 @@ func (tx *Tx) RenameUser(id UserID, name string) error {
 	}
 	renamed := *u
 	renamed.Name = name
+	if err := tx.checkLogin(&renamed); err != nil {
+		return err
+	}
 	tx.putUser(&renamed)
 	tx.audit("user.rename", renamed.label(), Change{"name", u.Name, name})
 	return nil
@@ -139,6 +142,14 @@ func (tx *Tx) checkUserName(name string, id UserID) (string, error) {
 		return "", Errorf(Conflict, "there is a user %s already (ID %d)", u.Name, u.ID)
 	}
 	return name, nil
+}
+
+// checkLogin refuses a user whom policies could not tell from another.
+func (tx *Tx) checkLogin(u *User) error {
+	if other := tx.userNamed(u.Login()); other != nil && other.ID != u.ID {
+		return Errorf(Conflict, "user %s (ID %d) is known as %s already", other.Name, other.ID, u.Login())
+	}
+	return nil
 }
 
 // userNamed returns the user who has that name or login, or nil.
