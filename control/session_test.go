@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 
 	"heddle/control"
 	"heddle/control/controltest"
+	"heddle/control/idtoken"
 	"heddle/control/tailnet"
 
 	"tailscale.com/tailcfg"
@@ -557,8 +560,18 @@ func TestStrangeHostnames(t *testing.T) {
 	})
 }
 
+// vault forgets what it is to keep.
+type vault struct{}
+
+func (vault) Load() ([]byte, error) { return nil, nil }
+func (vault) Save([]byte) error     { return nil }
+
 func TestSidePaths(t *testing.T) {
-	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+	tokens, err := idtoken.Open(&url.URL{Scheme: "http", Host: "heddle.test"}, vault{}, time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scenario(t, controltest.Config{Tokens: tokens}, func(t *testing.T, s *controltest.Server, authKey string) {
 		c := s.Client("box").Join(authKey)
 		k := c.Node.Public()
 		stranger := s.Client("stranger")
@@ -571,12 +584,13 @@ func TestSidePaths(t *testing.T) {
 			{"own challenge", "POST", "/machine/set-dns", tailcfg.SetDNSRequest{NodeKey: k, Name: "_acme-challenge.box.tail.test", Type: "TXT", Value: "x"}, 501, "DNS"},
 			{"other's challenge", "POST", "/machine/set-dns", tailcfg.SetDNSRequest{NodeKey: k, Name: "_acme-challenge.nas.tail.test", Type: "TXT"}, 403, "_acme-challenge.box.tail.test"},
 			{"serve", "POST", "/machine/feature/query", tailcfg.QueryFeatureRequest{NodeKey: k, Feature: "serve"}, 200, "HTTPS"},
-			{"id-token", "POST", "/machine/id-token", tailcfg.TokenRequest{NodeKey: k}, 501, "identity tokens"},
+			{"id-token", "POST", "/machine/id-token", tailcfg.TokenRequest{NodeKey: k, Audience: "sts"}, 200, "id_token"},
+			{"id-token for nobody", "POST", "/machine/id-token", tailcfg.TokenRequest{NodeKey: k}, 400, "audience"},
 			{"attr", "PATCH", "/machine/set-device-attr", nil, 501, "attributes"},
 			{"audit", "POST", "/machine/audit-log", tailcfg.AuditLogRequest{NodeKey: k, Action: "DISCONNECT_NODE"}, 200, ""},
 			{"health", "POST", "/machine/update-health", tailcfg.HealthChangeRequest{NodeKey: k}, 204, ""},
 			{"tka", "GET", "/machine/tka/init/begin", []byte("{}"), 501, "not enabled"},
-			{"ssh", "GET", "/machine/ssh/action/x", nil, 501, "SSH"},
+			{"ssh", "GET", "/machine/ssh/action/x", nil, 403, "destination"},
 			{"web client", "POST", "/machine/webclient/init/1/to/2", nil, 501, "web interface"},
 			{"whoami", "GET", "/machine/whoami", nil, 200, "box"},
 		}

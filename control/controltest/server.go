@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"heddle/control"
+	"heddle/control/idtoken"
 	"heddle/control/netmap"
 	"heddle/control/oidc"
 	"heddle/control/tailnet"
@@ -40,6 +41,7 @@ func Bubble(t *testing.T, fn func(*testing.T)) {
 type Config struct {
 	Store     tailnet.Store   // default: in memory
 	Tailnet   tailnet.Options // default: grace 10 s, ephemeral nodes live 1 h, keys 180 days
+	Tokens    *idtoken.Issuer // default: none
 	Limits    control.Limits
 	Providers *oidc.Providers
 	Log       *slog.Logger // default: discards
@@ -100,6 +102,7 @@ func (s *Server) start() {
 		Maps:      s.Maps,
 		NoiseKey:  s.config.NoiseKey,
 		ServerURL: u,
+		Tokens:    s.config.Tokens,
 		Log:       s.config.Log,
 		Limits:    s.config.Limits,
 		Providers: s.config.Providers,

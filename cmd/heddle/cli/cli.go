@@ -162,8 +162,8 @@ func (a *app) root() *cobra.Command {
 		Long: `heddle is a control server that stock Tailscale clients log in to.
 
 Commands talk to a running server: on this machine through its socket, which
-is found from --config or --socket, or elsewhere with --address and an API key, or
-a profile that has both.
+is found from --config or --socket, or elsewhere with --address and an API key,
+or a profile that has both.
 
 Exit codes: 0 done; 2 the command, or a file or value that it was given, is
 wrong; 3 what it names does not exist; 4 it exists already, or a precondition
@@ -183,7 +183,7 @@ does not hold; 5 not allowed; 1 anything else.`,
 	f.StringVar(&a.flags.target.Address, "address", "", "`HOST:PORT` of a server elsewhere (HEDDLE_ADDRESS)")
 	f.StringVar(&a.flags.target.KeyFile, "api-key-file", "", "`FILE` with the key for it (HEDDLE_API_KEY_FILE; the\nkey itself goes into HEDDLE_API_KEY)")
 	f.StringVar(&a.flags.target.CAFile, "ca-file", "", "PEM `FILE` with a private CA of --address")
-	f.StringVar(&a.flags.profile, "profile", "", "`NAME` of a server of `heddle profile list` (HEDDLE_PROFILE)")
+	f.StringVar(&a.flags.profile, "profile", "", "`NAME` of a server that is kept (HEDDLE_PROFILE)")
 	root.RegisterFlagCompletionFunc("profile", profile.Names)
 	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT`: table, json or yaml (HEDDLE_OUTPUT)")
 	f.StringVar(&a.flags.reason, "reason", "", "`WHY` something is changed, for the audit log")

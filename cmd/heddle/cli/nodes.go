@@ -55,7 +55,7 @@ func (a *app) nodeList() *cobra.Command {
 	}
 	a.userFlag(cmd, &req.User, "only nodes of that `USER`: ID, name or e-mail")
 	cmd.Flags().StringVarP(&req.Tag, "tag", "t", "", "only nodes with that `TAG`")
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list them again whenever something changes, until you stop it")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list them again with each change, until you stop it")
 	return cmd
 }
 
