@@ -23,7 +23,8 @@ const Life = 10 * time.Minute
 // Bounds. Only nodes of the tailnet can ask, but a broken one may do so without end.
 const (
 	maxConnections = 4096
-	maxPerNode     = 32     // that a node asks about
+	maxPerNode     = 32     // that wait at a node
+	maxPerPair     = 8      // that wait at a node for another, so that this does not keep all others out
 	maxGrants      = 65_536 // confirmations remembered, about 10 MB
 )
 
@@ -59,12 +60,15 @@ const (
 type Table struct {
 	now func() time.Time
 
-	mu      sync.Mutex
-	byID    map[string]*entry
-	order   *list.List // of *entry, oldest first
-	perNode map[tailnet.NodeID]int
-	grants  map[Ends]time.Time // when a person last confirmed
+	mu     sync.Mutex
+	byID   map[string]*entry
+	order  *list.List         // of *entry, oldest first
+	waits  map[pair]int       // how many wait, for a pair and, with no source, for a node
+	grants map[Ends]time.Time // when a person last confirmed
 }
+
+// pair is a destination and a source, which is 0 for any.
+type pair struct{ dest, source tailnet.NodeID }
 
 type entry struct {
 	Connection
@@ -76,7 +80,7 @@ type entry struct {
 func New(now func() time.Time) *Table {
 	return &Table{
 		now: now, byID: map[string]*entry{}, order: list.New(),
-		perNode: map[tailnet.NodeID]int{}, grants: map[Ends]time.Time{},
+		waits: map[pair]int{}, grants: map[Ends]time.Time{},
 	}
 }
 
@@ -93,7 +97,7 @@ func (t *Table) Ask(e Ends, login, local string) (Connection, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expireLocked()
-	if t.perNode[e.Dest] >= maxPerNode || len(t.byID) >= maxConnections {
+	if t.waits[pair{e.Dest, 0}] >= maxPerNode || t.waits[pair{e.Dest, e.Source}] >= maxPerPair || len(t.byID) >= maxConnections {
 		return Connection{}, tailnet.Errorf(tailnet.Exhausted, "too many SSH connections wait to be confirmed; try again in a few minutes")
 	}
 	c := &entry{
@@ -102,7 +106,8 @@ func (t *Table) Ask(e Ends, login, local string) (Connection, error) {
 	}
 	c.place = t.order.PushBack(c)
 	t.byID[c.ID] = c
-	t.perNode[e.Dest]++
+	t.waits[pair{e.Dest, 0}]++
+	t.waits[pair{e.Dest, e.Source}]++
 	return c.Connection, nil
 }
 
@@ -145,12 +150,24 @@ func (t *Table) Decide(id string, approve bool) error {
 	case c.State != Waiting:
 		return tailnet.Errorf(tailnet.Conflict, "this SSH connection was %s already", c.State)
 	}
-	if c.State = Rejected; approve {
-		c.State = Approved
-		t.grantLocked(c.Ends)
+	if !approve {
+		t.endLocked(c, Rejected)
+		return nil
 	}
-	close(c.done)
+	t.endLocked(c, Approved)
+	t.grantLocked(c.Ends)
 	return nil
+}
+
+// endLocked ends the waiting of a connection.
+func (t *Table) endLocked(c *entry, s State) {
+	c.State = s
+	close(c.done)
+	for _, p := range []pair{{c.Ends.Dest, 0}, {c.Ends.Dest, c.Ends.Source}} {
+		if t.waits[p]--; t.waits[p] == 0 {
+			delete(t.waits, p)
+		}
+	}
 }
 
 func (t *Table) grantLocked(e Ends) {
@@ -181,8 +198,7 @@ func (t *Table) Wait(ctx context.Context, id string, dest tailnet.NodeID) (Conne
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if c.State == Waiting {
-		c.State = Expired
-		close(c.done)
+		t.endLocked(c, Expired)
 	}
 	return c.Connection, nil
 }
@@ -196,13 +212,9 @@ func (t *Table) expireLocked() {
 			return
 		}
 		if c.State == Waiting {
-			c.State = Expired
-			close(c.done)
+			t.endLocked(c, Expired)
 		}
 		t.order.Remove(el)
 		delete(t.byID, c.ID)
-		if t.perNode[c.Ends.Dest]--; t.perNode[c.Ends.Dest] == 0 {
-			delete(t.perNode, c.Ends.Dest)
-		}
 	}
 }

@@ -88,13 +88,18 @@ func TestNobodyAnswers(t *testing.T) {
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := check.New(time.Now)
-		ask := func(dest tailnet.NodeID) error {
-			_, err := table.Ask(check.Ends{Source: 1, Dest: dest}, "root", "root")
+		var last check.Connection
+		from := func(source, dest tailnet.NodeID) (err error) {
+			c, err := table.Ask(check.Ends{Source: source, Dest: dest}, "root", "root")
+			if err == nil {
+				last = c
+			}
 			return err
 		}
+		ask := func(dest tailnet.NodeID) error { return from(1, dest) }
 		for n := 1; ; n++ {
 			if err := ask(2); err != nil {
-				if tailnet.CodeOf(err) != tailnet.Exhausted || n < 10 {
+				if tailnet.CodeOf(err) != tailnet.Exhausted || n < 5 {
 					t.Errorf("question %d: %v", n, err)
 				}
 				break
@@ -105,6 +110,23 @@ func TestBounds(t *testing.T) {
 		}
 		if err := ask(3); err != nil {
 			t.Errorf("another node is refused too: %v", err)
+		}
+		if err := from(4, 2); err != nil {
+			t.Errorf("one source keeps others from the node: %v", err)
+		}
+		for range 100 { // what somebody decided about waits no more
+			if err := from(5, 2); err != nil {
+				t.Fatalf("after others were decided: %v", err)
+			}
+			if err := table.Decide(last.ID, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		source := tailnet.NodeID(100)
+		for ; from(source, 2) == nil; source++ {
+			if source > 1000 {
+				t.Fatal("many sources fill the table")
+			}
 		}
 		time.Sleep(check.Life)
 		if err := ask(2); err != nil {
