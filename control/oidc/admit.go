@@ -51,7 +51,7 @@ func (p *provider) profile(s sources, log *slog.Logger) (tailnet.Profile, error)
 		v, _ := s.at(p.Claims.Role)
 		role, unknown := roleOf(v)
 		if unknown != "" {
-			log.Warn("the provider gives a person a role that providers cannot give; it is ignored", "claim", p.Claims.Role, "role", oneLine(unknown, maxName))
+			log.Warn("the provider gives a person a role that there is not, or that providers cannot give; the person is a member", "claim", p.Claims.Role, "role", oneLine(unknown, maxName))
 		}
 		out.Role = role
 	}

@@ -91,8 +91,11 @@ func (s sources) line(most int, names ...string) string {
 // source says of an address does not count for another address of another source.
 func (s sources) email() (address string, verified bool) {
 	for _, c := range s {
-		a := strings.ToLower(c.raw("email"))
-		if !isEmail(a) || address != "" && a != address {
+		a := c.raw("email")
+		if !isEmail(a) {
+			continue
+		}
+		if a = strings.ToLower(a); address != "" && a != address {
 			continue
 		}
 		address = a
@@ -161,7 +164,7 @@ var roles = []policy.Role{
 
 // roleOf returns the mightiest role that v names. Of a claim that is absent, or a list that names no role, the
 // person is a member: whoever loses a role at the provider loses it here. A single
-// name that is no role is returned instead of one, as a mistake in the setup.
+// name that is no role is returned as well, as it may be a mistake in the setup.
 func roleOf(v any) (role policy.Role, unknown string) {
 	names := stringsOf(v)
 	for _, r := range roles {
@@ -170,7 +173,7 @@ func roleOf(v any) (role policy.Role, unknown string) {
 		}
 	}
 	if s, ok := v.(string); ok && s != "" {
-		return "", s
+		return policy.Member, s
 	}
 	return policy.Member, ""
 }
@@ -196,9 +199,11 @@ func isSubject(s string) bool {
 	return s != "" && len(s) <= maxSubject && oneLine(s, maxSubject) == s
 }
 
+// isEmail reports whether s is an address. Two letters count as s and k where upper and lower case
+// are the same, and so would make one address another.
 func isEmail(s string) bool {
 	at := strings.LastIndexByte(s, '@')
-	return at > 0 && at < len(s)-1 && len(s) <= maxEmail && oneLine(s, maxEmail) == s && !strings.Contains(s, " ")
+	return at > 0 && at < len(s)-1 && len(s) <= maxEmail && oneLine(s, maxEmail) == s && !strings.ContainsAny(s, " \u017f\u212a")
 }
 
 // oneLine returns text without what cannot be shown in one line, and at most so many bytes of it.
