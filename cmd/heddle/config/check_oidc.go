@@ -11,7 +11,7 @@ func (c checker) checkProviders() {
 	if c.broken(providers) {
 		return
 	}
-	names := make(map[string]int)
+	names, issuers := make(map[string]int), make(map[string]int)
 	for i, p := range c.OIDC.Providers {
 		key := fmt.Sprintf("%s[%d]", providers, i)
 		fail := func(format string, args ...any) {
@@ -22,6 +22,10 @@ func (c checker) checkProviders() {
 			fail("%s is the name of number %d of the list, too: choose another", p.Name, first+1)
 		}
 		names[p.Name] = i
+		if first, ok := issuers[p.Issuer]; ok {
+			c.warnf("%s (%s) has the issuer of number %d of the list: a person is the same user at both, and may log in if either lets them", key, p.Name, first+1)
+		}
+		issuers[p.Issuer] = i
 		if len(p.AllowedGroups) > 0 && p.GroupsClaim == "" {
 			fail("allowed_groups needs groups_claim, which says where the groups stand")
 		}

@@ -94,6 +94,17 @@ func TestProvidersOfStrangers(t *testing.T) {
 	}
 }
 
+func TestProvidersOfOneIssuer(t *testing.T) {
+	cfg, err := Parse("f.yaml", []byte(`oidc: {providers: [
+		{name: a, issuer: 'https://id.example.com', client_id: x}, {name: b, issuer: 'https://id.example.com', client_id: y}]}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := strings.Join(cfg.Warnings, "\n"); !strings.Contains(all, "oidc.providers[1] (b) has the issuer of number 1 of the list") {
+		t.Errorf("warnings:\n%s", all)
+	}
+}
+
 // TestHeadscaleProvider tells people who bring a configuration along what to write.
 func TestHeadscaleProvider(t *testing.T) {
 	_, err := Parse("f.yaml", []byte(`
