@@ -188,6 +188,15 @@ func (g *Gate) MayTry(r *http.Request) error {
 // Wrong counts a request whose secret was wrong.
 func (g *Gate) Wrong(r *http.Request) { g.failed.add(site(remoteIP(r.RemoteAddr)), g.now()) }
 
+// Pace refuses a request with another secret than an API key, which is right, if others can read it or
+// if there are more than a program needs.
+func (g *Gate) Pace(r *http.Request, key *tailnet.APIKey) error {
+	if err := private(r); err != nil {
+		return err
+	}
+	return g.pace(key, remoteIP(r.RemoteAddr), g.now())
+}
+
 // pace refuses what is more than a program needs: no key, and no address, may take
 // the CPU from the clients.
 func (g *Gate) pace(key *tailnet.APIKey, addr netip.Addr, now time.Time) error {

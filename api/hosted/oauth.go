@@ -39,9 +39,6 @@ type granted struct {
 // token exchanges the secret of an OAuth client for a token (RFC 6749 §4.4). The secret names
 // its client: stock clients send another ID.
 func (s *Server) token(c *call) (any, error) {
-	if err := s.Gate.MayTry(c.Request); err != nil {
-		return nil, err
-	}
 	if err := c.form(); err != nil {
 		return nil, err
 	}
@@ -54,6 +51,10 @@ func (s *Server) token(c *call) (any, error) {
 	}
 	client, err := c.snapshot().FindClient(secret)
 	if err != nil {
+		// The limit is on guesses alone: who has a secret is served, whoever else calls from there.
+		if err := s.Gate.MayTry(c.Request); err != nil {
+			return nil, err
+		}
 		s.Gate.Wrong(c.Request)
 		return nil, err
 	}
@@ -90,6 +91,9 @@ func (s *Server) exchange(c *call) (any, error) {
 }
 
 func (s *Server) grant(c *call, client *tailnet.APIKey, scopes, tags []string) (any, error) {
+	if err := s.Gate.Pace(c.Request, client); err != nil {
+		return nil, err
+	}
 	var secret string
 	var k *tailnet.APIKey
 	c.actor = tailnet.Actor{Kind: tailnet.ByAPIKey, Name: client.Public, Scopes: client.Scopes, Tags: client.Tags, From: callers.Address(c.Request)}
@@ -139,10 +143,14 @@ func newIssuers(client *http.Client) *issuers {
 	return &issuers{http: &bounded, known: map[string]*issuer{}}
 }
 
-// boundedTransport keeps an issuer from sending without end.
+// boundedTransport keeps an issuer from sending without end, and from naming keys, or going on to
+// places, that others on the way could be.
 type boundedTransport struct{ next http.RoundTripper }
 
 func (b boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" {
+		return nil, fmt.Errorf("%s is not https", r.URL.Redacted())
+	}
 	next := b.next
 	if next == nil {
 		next = http.DefaultTransport
