@@ -422,6 +422,10 @@ func settingsToRow(e *encoder, name string, s *tailnet.Settings) settingsRow {
 			v.Admission.KeyExpiry = -1
 		}
 	}
+	if s.Contacts != (tailnet.Contacts{}) {
+		c := contactsJSON(s.Contacts)
+		v.Contacts = &c
+	}
 	for _, w := range s.Webhooks {
 		j := webhookJSON{
 			ID: w.ID, URL: w.URL, Provider: string(w.Provider), Secret: w.Secret, Creator: w.Creator,
@@ -453,6 +457,9 @@ func (d *decoder) settings(r *settingsRow) *tailnet.Settings {
 		if a.KeyExpiry < 0 {
 			s.Admission.KeyExpiry = -1
 		}
+	}
+	if v.Contacts != nil {
+		s.Contacts = tailnet.Contacts(*v.Contacts)
 	}
 	for _, j := range v.Webhooks {
 		w := &tailnet.Webhook{

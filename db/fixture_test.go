@@ -141,7 +141,7 @@ func fullDelta() (*tailnet.Delta, tailnet.Image) {
 	}, Admission: tailnet.Admission{DeviceApproval: true, UserApproval: true, KeyExpiry: -1}, Webhooks: []*tailnet.Webhook{{
 		ID: "w1", URL: "https://hooks.example/x", Provider: tailnet.Slack, Events: []tailnet.Event{"nodeCreated", "policyUpdate"},
 		Secret: "tskey-webhook-x", Creator: "zoë", Created: moment, Changed: moment,
-	}}}
+	}}, Contacts: tailnet.Contacts{Account: "a@example.com", Support: "b@example.com", Security: "c@example.com"}}
 	pol := &tailnet.Policy{Source: "{\n\t// all\n}", ETag: "e1", Updated: moment, By: "zoë", Revision: 1}
 	d := &tailnet.Delta{
 		Tailnet: tailnet.Default, LastID: last, Settings: settings, Policy: pol,

@@ -60,7 +60,7 @@ func imageV1() tailnet.Image {
 	img.AuthKeys[0].Approved, img.AuthKeys[0].Bcrypt = false, ""
 	k := img.APIKeys[0]
 	k.Kind, k.Parent, k.Trust, k.Owner, k.Scopes, k.Tags, k.Description = tailnet.KeyAPI, 0, nil, 0, nil, nil, ""
-	img.Settings.Admission, img.Settings.Webhooks = tailnet.Admission{}, nil
+	*img.Settings = tailnet.Settings{DNS: img.Settings.DNS}
 	return img
 }
 

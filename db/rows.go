@@ -204,6 +204,12 @@ type (
 		DNS       dnsJSON        `json:"dns"`
 		Admission *admissionJSON `json:"admission,omitempty"` // since schema 2
 		Webhooks  []webhookJSON  `json:"webhooks,omitempty"`  // since schema 4
+		Contacts  *contactsJSON  `json:"contacts,omitempty"`  // since schema 7
+	}
+	contactsJSON struct {
+		Account  string `json:"account,omitempty"`
+		Support  string `json:"support,omitempty"`
+		Security string `json:"security,omitempty"`
 	}
 	webhookJSON struct {
 		ID       string   `json:"id"`

@@ -80,6 +80,7 @@ func New(o Options) *Server {
 			r.Post("/webhooks", s.admin(tailnet.Write(tailnet.AreaWebhooks), s.createWebhook))
 			r.Get("/logging/configuration", s.admin(tailnet.Read(tailnet.AreaLogs), s.listLogs))
 			s.emptyRoutes(r)
+			s.contactRoutes(r)
 			s.keyRoutes(r)
 			s.dnsRoutes(r)
 			s.aclRoutes(r)

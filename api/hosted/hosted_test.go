@@ -371,6 +371,20 @@ func TestListsOfNothing(t *testing.T) {
 	}
 }
 
+func TestContacts(t *testing.T) {
+	w := newWorld(t)
+	email := "security@example.com"
+	w.must(w.client.Contacts().Update(t.Context(), tailscale.ContactSecurity, tailscale.UpdateContactRequest{Email: &email}))
+	if got := ok[*tailscale.Contacts](t)(w.client.Contacts().Get(t.Context())); got.Security.Email != email || got.Account.Email != "" || got.Security.NeedsVerification {
+		t.Errorf("contacts: %+v", got)
+	}
+	for kind, email := range map[tailscale.ContactType]string{"nobody": "a@example.com", tailscale.ContactSupport: "not an address"} {
+		if err := w.client.Contacts().Update(t.Context(), kind, tailscale.UpdateContactRequest{Email: &email}); err == nil {
+			t.Errorf("%s: %s was taken", kind, email)
+		}
+	}
+}
+
 func TestWebhooks(t *testing.T) {
 	w := newWorld(t)
 	ctx, hooks := t.Context(), w.client.Webhooks()

@@ -342,6 +342,7 @@ type Settings struct {
 	DNS       DNS // BaseDomain is not used here: it comes from the config
 	Admission Admission
 	Webhooks  []*Webhook
+	Contacts  Contacts
 }
 
 // Admission says who may join, and for how long.
