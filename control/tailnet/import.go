@@ -243,12 +243,12 @@ func (im *importer) name(n *Node, of string) {
 	name, err := checkName(n.Name)
 	switch {
 	case err != nil:
-		name = im.tx.freeName(label, n.ID)
+		name = im.tx.freeName(labelOf(&tailcfg.Hostinfo{Hostname: n.Name, OS: n.Report.Hostinfo.OS}), n.ID)
 	case im.tx.snap.NodeByName(name) != nil:
 		name = im.tx.freeName(name, n.ID)
 	}
-	if name != n.Name && !strings.EqualFold(name, n.Name) {
-		im.note("%s is called %s here: the name was taken, or could not be one", of, name)
+	if !strings.EqualFold(name, n.Name) {
+		im.note("%s is called %s here: the name was taken, or is not one for DNS", of, name)
 	}
 	n.Name = name
 	base, no, numbered := cutLast(name, "-")

@@ -166,7 +166,14 @@ func readKey[K any, P interface {
 // readPolicy finds the policy: that of the flag, of the file, or of the database.
 func (m *move) readPolicy(at *place) error {
 	path := cmp.Or(m.Policy, at.policy)
-	if path == "" {
+	switch {
+	case path != "":
+	case !m.settings.none() && m.settings.text("policy.mode") != "database":
+		if m.contents.Policy != "" {
+			m.note("the policy in the database is left out: headscale is told to use a file (policy.mode), and of none")
+		}
+		return nil
+	default:
 		m.policy = m.contents.Policy
 		return nil
 	}
