@@ -188,7 +188,7 @@ func (s apiKeys) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*
 	snap := s.snapshot()
 	list, next, err := page(req, snap.APIKeys(),
 		func(k *tailnet.APIKey) tailnet.APIKeyID { return k.ID },
-		func(*tailnet.APIKey) bool { return true })
+		func(k *tailnet.APIKey) bool { return k.Kind == tailnet.KeyAPI }) // OAuth clients and their tokens are /api/v2's
 	if err != nil {
 		return nil, err
 	}

@@ -118,6 +118,14 @@ func TestClients(t *testing.T) {
 		if n > 110 {
 			t.Errorf("one client holds %d keys", n)
 		}
+		if token, err = mint(nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.must(func(tx *tailnet.Tx) error { return tx.RevokeAPIKey(client.ID) })
+		_, err = w.snap().FindAPIKey(token, time.Now())
+		wantCode(t, err, tailnet.Denied)
+		_, err = mint(nil, nil)
+		wantCode(t, err, tailnet.Denied)
 		w.must(func(tx *tailnet.Tx) error { return tx.DeleteAPIKey(client.ID) })
 		for k := range w.snap().APIKeys() {
 			t.Fatalf("left over: %+v", k)

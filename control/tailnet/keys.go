@@ -275,6 +275,9 @@ func (tx *Tx) revokeAPIKey(k *APIKey) {
 	if !k.Revoked.IsZero() {
 		return
 	}
+	if k.Kind == KeyClient || k.Kind == KeyFederated {
+		tx.dropTokens(k.ID, 0)
+	}
 	dead := *k
 	dead.Revoked = tx.now
 	tx.putAPIKey(&dead, true)
