@@ -137,6 +137,17 @@ func TestTagsAreNoWayIn(t *testing.T) {
 			t.Errorf("a server became the device of somebody who waits for approval: %+v, %v", n, err)
 		}
 
+		waiting, err := register(alice, newDevice("phone").registration())
+		if err != nil || !waiting.Pending {
+			t.Fatalf("%+v, %v", waiting, err)
+		}
+		w.must(func(tx *tailnet.Tx) error {
+			return tx.Report(waiting.ID, tailnet.Update{Hostinfo: &tailcfg.Hostinfo{Hostname: "phone", RequestTags: []string{"tag:web"}}})
+		})
+		if got := w.snap().Node(waiting.ID); len(got.Tags) > 0 || !got.Pending || !got.Status.Expired {
+			t.Errorf("a device of somebody who waits has tags: %+v", got)
+		}
+
 		n, err := register(owner, newDevice("desk").registration())
 		if err != nil {
 			t.Fatal(err)
@@ -151,6 +162,16 @@ func TestTagsAreNoWayIn(t *testing.T) {
 		if got := ask(); !got.Status.Expired || len(got.Tags) > 0 || got.Owner != owner.ID {
 			t.Errorf("a device of a suspended user came back by asking for tags: %+v", got)
 		}
+		for _, at := range []time.Time{{}, time.Now().Add(time.Hour)} {
+			wantCode(t, w.update(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, at) }), tailnet.Conflict)
+		}
+		wantCode(t, w.update(func(tx *tailnet.Tx) error { return tx.SetNoExpiry(n.ID, true) }), tailnet.Conflict)
+		w.must(func(tx *tailnet.Tx) error { return tx.ExpireNode(n.ID) })
+		w.must(func(tx *tailnet.Tx) error { return tx.RestoreUser(owner.ID) })
+		if !w.snap().Node(n.ID).Status.Expired {
+			t.Error("restoring a user brought a device back")
+		}
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, time.Now().Add(time.Hour)) })
 	})
 }
 

@@ -146,10 +146,21 @@ func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
 	if n.Tagged() && t.After(tx.now) {
 		return Errorf(Conflict, "%s has tags: its key never expires by itself; `heddle nodes expire` ends it now", n.Name)
 	}
+	if err := tx.mayRevive(n); err != nil && (t.IsZero() || t.After(tx.now)) {
+		return err
+	}
 	out := n.clone()
 	out.NoExpiry = t.IsZero() && !n.Tagged()
 	tx.setExpiry(out, t)
 	tx.edit("node.expiry", n, out)
+	return nil
+}
+
+// mayRevive refuses to bring back the device of somebody who was shut out.
+func (tx *Tx) mayRevive(n *Node) error {
+	if u := tx.snap.User(n.Owner); u != nil && u.Status == UserSuspended {
+		return Errorf(Conflict, "%s belongs to user %s, who is suspended; `heddle users restore %s` comes first", n.Name, u.Name, u.Name)
+	}
 	return nil
 }
 
@@ -167,6 +178,9 @@ func (tx *Tx) SetNoExpiry(id NodeID, never bool) error {
 		return Errorf(Conflict, "%s has tags, and the keys of tagged nodes do not expire by themselves", n.Name)
 	case !n.NoExpiry:
 		return nil
+	}
+	if err := tx.mayRevive(n); err != nil {
+		return err
 	}
 	out := n.clone()
 	out.NoExpiry = false

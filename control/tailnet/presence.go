@@ -85,7 +85,7 @@ func (tx *Tx) followTags(n *Node, before []string) bool {
 		if slices.Contains(n.Tags, tag) {
 			continue
 		}
-		if !tx.mayTag(tx.snap.User(n.Owner), n.Tags, tag) {
+		if tx.userWaits(n.Owner) || !tx.mayTag(tx.snap.User(n.Owner), n.Tags, tag) {
 			tx.setExpiry(n, tx.now)
 			return true
 		}
