@@ -19,6 +19,7 @@ import (
 
 	_ "github.com/glebarez/go-sqlite"
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"tailscale.com/types/key"
 )
 
@@ -291,8 +292,8 @@ func checkImage(t *testing.T, img tailnet.Image, release string) {
 	}
 }
 
-// TestToPostgres fills a PostgreSQL database.
-func TestToPostgres(t *testing.T) {
+// TestPostgres moves from one PostgreSQL database to another.
+func TestPostgres(t *testing.T) {
 	if err := pgserver.Missing(); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
@@ -304,18 +305,41 @@ func TestToPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	url, err := server.Database(t.Context(), "heddle")
+	theirs, err := server.Database(t.Context(), "headscale")
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, cfg := newOld(t, "0.28"), target(t, "database: {url: \""+url+"\"}")
-	for _, already := range []bool{false, true} {
-		r, err := headscale.Import(t.Context(), headscale.Options{Source: o.dir, Target: cfg, Now: now})
-		if err != nil || r.Already != already {
-			t.Fatalf("%+v, %v", r, err)
+	ours, err := server.Database(t.Context(), "heddle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	text, err := os.ReadFile("../../../db/headscale/testdata/0.28.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := strings.NewReplacer(" integer PRIMARY KEY AUTOINCREMENT", " bigserial PRIMARY KEY", " integer", " bigint", " datetime", " timestamptz", " blob", " bytea", " numeric", " boolean")
+	if _, err := conn.PgConn().Exec(t.Context(), types.Replace(string(text))).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	o := newOld(t, "0.28")
+	if err := os.Remove(filepath.Join(o.dir, "db.sqlite")); err != nil {
+		t.Fatal(err)
+	}
+	at := conn.Config()
+	o.write(t, "config.yaml", strings.Replace(settings, "  type: sqlite\n", fmt.Sprintf("  type: postgres\n  postgres: {host: %q, port: %d, name: headscale, user: %q, pass: %q}\n", at.Host, at.Port, at.User, at.Password), 1))
+	cfg := target(t, "database: {url: \""+ours+"\"}")
+	for i, source := range []string{o.config, o.config, theirs} {
+		r, err := headscale.Import(t.Context(), headscale.Options{Source: source, Settings: map[string]string{theirs: o.config}[source], Target: cfg, Now: now})
+		if err != nil || r.Already != (i > 0) {
+			t.Fatalf("%s: %+v, %v", source, r, err)
 		}
 	}
-	_, img := load(t, db.Options{URL: url})
+	_, img := load(t, db.Options{URL: ours})
 	checkImage(t, img, "0.28")
 }
 

@@ -190,12 +190,11 @@ func (m *move) translateNetwork(out *sheet) {
 		}
 	}
 	out.set("derp.embedded.enabled", s.truth("derp.server.enabled"), "")
-	for _, f := range []struct{ theirs, ours, example string }{
-		{"derp.server.ipv4", "derp.embedded.ipv4", "1.2.3.4"}, {"derp.server.ipv6", "derp.embedded.ipv6", ""},
-	} {
-		// The example file of headscale has addresses that nobody has.
-		if ip, err := netip.ParseAddr(s.text(f.theirs)); err == nil && ip.String() != f.example && !documentation(ip) {
-			out.set(f.ours, ip.String(), "")
+	// headscale's example file has addresses that nobody has.
+	examples := []string{"1.2.3.4", "198.51.100.1", "2001:db8::1"}
+	for _, f := range []struct{ theirs, ours string }{{"derp.server.ipv4", "derp.embedded.ipv4"}, {"derp.server.ipv6", "derp.embedded.ipv6"}} {
+		if ip := s.text(f.theirs); !slices.Contains(examples, ip) {
+			out.set(f.ours, ip, "")
 		}
 	}
 	level := s.text("log.level")
@@ -203,13 +202,6 @@ func (m *move) translateNetwork(out *sheet) {
 		level = known
 	}
 	out.set("log.level", level, "")
-}
-
-// documentation tells of addresses that are examples (RFC 5737, RFC 3849).
-func documentation(ip netip.Addr) bool {
-	return slices.ContainsFunc([]string{"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"}, func(p string) bool {
-		return netip.MustParsePrefix(p).Contains(ip)
-	})
 }
 
 // translateTLS is about certificates, and what needs one.
