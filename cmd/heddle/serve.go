@@ -11,6 +11,7 @@ import (
 	"heddle/cmd/heddle/cli"
 	"heddle/cmd/heddle/config"
 	"heddle/cmd/heddle/serve"
+	"heddle/cmd/heddle/serve/systemd"
 
 	"github.com/spf13/cobra"
 )
@@ -20,7 +21,8 @@ func serveCommand(version api.Version) *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
 		Short: "Run the server",
-		Long: `Run the server until it is told to stop (SIGINT, SIGTERM).
+		Long: `Run the server until it is told to stop (SIGINT, SIGTERM). SIGHUP makes it load
+its configuration anew, as heddle reload does.
 
 Without a configuration file it serves plain HTTP on 127.0.0.1:8080 with an
 embedded database, relay and STUN server, and prints how to join the first
@@ -43,6 +45,8 @@ device. See heddle config example for what can be set.`,
 				Level:   level,
 				Out:     cmd.OutOrStdout(),
 				Command: commandLine(path, cfg),
+				Load:    func() (*config.Config, error) { return config.Load(path, os.Environ()) },
+				Systemd: systemd.New(os.Getenv),
 			})
 		},
 	}

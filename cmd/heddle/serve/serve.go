@@ -16,6 +16,7 @@ import (
 	"heddle/api"
 	"heddle/cmd/heddle/archive"
 	"heddle/cmd/heddle/config"
+	"heddle/cmd/heddle/serve/systemd"
 	"heddle/control"
 	"heddle/control/idtoken"
 	"heddle/control/netmap"
@@ -41,6 +42,10 @@ type Options struct {
 	// Command is how the user calls this program, for commands ready to paste,
 	// such as "heddle --config /etc/heddle/config.yaml".
 	Command string
+	// Load loads the configuration anew; nil: it cannot be.
+	Load func() (*config.Config, error)
+	// Systemd is told how the server is; the zero value tells nobody.
+	Systemd systemd.Notifier
 	// Ready is called once the server serves; nil is allowed.
 	Ready func()
 }
@@ -194,6 +199,7 @@ func (s *server) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	s.start(ctx, g)
 	s.welcome()
+	s.tellSystemd(s.Systemd.Ready())
 	if s.Ready != nil {
 		s.Ready()
 	}
@@ -205,6 +211,7 @@ func (s *server) run(ctx context.Context) error {
 	}()
 	<-ctx.Done()
 	s.Log.Info("stopping")
+	s.tellSystemd(s.Systemd.Stopping())
 	select {
 	case err := <-done:
 		return err
@@ -243,6 +250,8 @@ func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.control.Run(ctx) })
 	g.Go(func() error { return s.tokens.Run(ctx) })
 	g.Go(func() error { giveBackMemory(ctx); return nil })
+	g.Go(func() error { return s.reloads(ctx) })
+	g.Go(func() error { return s.Systemd.Run(ctx, func() { s.control.Stats() }) })
 	g.Go(func() error { return s.hooks.Run(ctx) })
 	g.Go(func() error { return s.pruneAudit(ctx) })
 	g.Go(func() error {

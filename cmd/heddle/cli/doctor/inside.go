@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"heddle/cmd/heddle/config"
 	v1 "heddle/proto/heddle/v1"
 
-	"github.com/tailscale/peercred"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 )
@@ -171,7 +169,7 @@ func (e *exam) running(ctx context.Context) {
 func (e *exam) openFiles() {
 	const name = "open files"
 	limit, whose := ownLimit(), "a program started here"
-	if pid, ok := listener(e.cfg.Listen.Socket); ok {
+	if pid, err := dial.Process(e.cfg.Listen.Socket); err == nil {
 		if text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "limits")); err == nil {
 			limit, whose = openFilesOf(text), "the server"
 		}
@@ -201,20 +199,6 @@ func ownLimit() uint64 {
 		return 0
 	}
 	return uint64(r.Max)
-}
-
-// listener is the process that listens on a unix socket.
-func listener(socket string) (pid int, ok bool) {
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		return 0, false
-	}
-	defer conn.Close()
-	creds, err := peercred.Get(conn)
-	if err != nil {
-		return 0, false
-	}
-	return creds.PID()
 }
 
 // openFilesOf reads the soft limit from /proc/PID/limits; zero if it is not there.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -17,9 +18,11 @@ const filesEvery = 10 * time.Second
 // Files is a certificate from files, read again when they change, so that
 // whatever renews it need not know heddle.
 type Files struct {
+	log     *slog.Logger
+	current atomic.Pointer[tls.Certificate]
+
+	mu                sync.Mutex
 	certFile, keyFile string
-	log               *slog.Logger
-	current           atomic.Pointer[tls.Certificate]
 }
 
 // FromFiles reads a chain and its key in PEM form.
@@ -29,12 +32,25 @@ func FromFiles(certFile, keyFile string, log *slog.Logger) (*Files, error) {
 }
 
 // Load reads the files again. After an error the certificate from before stays.
-func (f *Files) Load() error {
-	pair, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
-	if err == nil {
-		f.current.Store(&pair)
+func (f *Files) Load() error { return f.Use(f.names()) }
+
+// Use goes on with other files, or the same once more. After an error all stays as it was.
+func (f *Files) Use(certFile, keyFile string) error {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return err
 	}
-	return err
+	f.current.Store(&pair)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.certFile, f.keyFile = certFile, keyFile
+	return nil
+}
+
+func (f *Files) names() (certFile, keyFile string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.certFile, f.keyFile
 }
 
 // Get is a [Get].
@@ -70,10 +86,11 @@ func (f *Files) Run(ctx context.Context) error {
 		if now == stamps {
 			continue
 		}
+		file, _ := f.names()
 		if err := f.Load(); err != nil {
-			f.log.Error("the new certificate cannot be used; the old one stays", "file", f.certFile, "err", err)
+			f.log.Error("the new certificate cannot be used; the old one stays", "file", file, "err", err)
 		} else {
-			f.log.Info("certificate loaded anew", "file", f.certFile)
+			f.log.Info("certificate loaded anew", "file", file)
 		}
 		stamps = now
 	}
@@ -86,7 +103,8 @@ type stamp struct {
 }
 
 func (f *Files) stamps() (s [2]stamp) {
-	for i, path := range []string{f.certFile, f.keyFile} {
+	certFile, keyFile := f.names()
+	for i, path := range []string{certFile, keyFile} {
 		if st, err := os.Stat(path); err == nil { // a missing file is a change too; Load tells of it
 			s[i] = stamp{st.Size(), st.ModTime()}
 		}
