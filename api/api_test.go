@@ -24,6 +24,7 @@ import (
 	"heddle/api"
 	"heddle/control/tailnet"
 	"heddle/control/tailnet/tailnettest"
+	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
 
 	"google.golang.org/grpc"
@@ -365,6 +366,17 @@ func TestLogins(t *testing.T) {
 	resp, err := v1.NewAuthServiceClient(w.local()).ListLogins(t.Context(), &v1.ListLoginsRequest{})
 	if err != nil || len(resp.GetLogins()) != 1 || resp.GetLogins()[0].GetAuthId() != "x" || resp.GetLogins()[0].GetFrom() != "" || resp.GetOmitted() != 500 {
 		t.Errorf("%v %v", resp, err)
+	}
+	for _, c := range []struct {
+		role policy.Role
+		want string
+	}{{policy.ITAdmin, "x"}, {policy.Auditor, ""}} {
+		conn := w.remote(true, "192.0.2.1:1")
+		ctx := with(t, "Bearer "+w.key(tailnet.APIKeySpec{Role: c.role}))
+		resp, err := v1.NewAuthServiceClient(conn).ListLogins(ctx, &v1.ListLoginsRequest{})
+		if err != nil || len(resp.GetLogins()) != 1 || resp.GetLogins()[0].GetHostname() != "laptop" || resp.GetLogins()[0].GetAuthId() != c.want {
+			t.Errorf("%s: %v %v", c.role, resp, err)
+		}
 	}
 }
 

@@ -110,14 +110,18 @@ func (s auth) AuthReject(ctx context.Context, req *v1.AuthRejectRequest) (*v1.Au
 // maxLogins bounds what a list shows: strangers make most of it.
 const maxLogins = 500
 
-func (s auth) ListLogins(context.Context, *v1.ListLoginsRequest) (*v1.ListLoginsResponse, error) {
+func (s auth) ListLogins(ctx context.Context, _ *v1.ListLoginsRequest) (*v1.ListLoginsResponse, error) {
 	resp := &v1.ListLoginsResponse{}
 	if s.opts.Logins == nil {
 		return resp, nil
 	}
 	list, more := s.opts.Logins(maxLogins)
 	resp.Omitted = uint32(more)
+	decides := s.snapshot().Can(actorOf(ctx), tailnet.Write(tailnet.AreaDevices))
 	for _, l := range list {
+		if !decides {
+			l.ID = "" // whoever knows it can add the device on its page, as their own
+		}
 		resp.Logins = append(resp.Logins, s.protoLogin(l))
 	}
 	return resp, nil

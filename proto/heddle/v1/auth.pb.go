@@ -376,7 +376,7 @@ func (x *ListLoginsResponse) GetOmitted() uint32 {
 type Login struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What AuthRegister, AuthApprove and AuthReject want, and the end of the URL of
-	// its page.
+	// its page. Empty for who may only read: who knows it can add the device.
 	AuthId string `protobuf:"bytes,1,opt,name=auth_id,json=authId,proto3" json:"auth_id,omitempty"`
 	// Of an SSH connection: the name of the node that it comes from.
 	Hostname string `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`

@@ -144,7 +144,7 @@ func printLogins(ctx context.Context, t Tools, list []*v1.Login) {
 	table := show.NewTable("NAME", "WANTS", "SYSTEM", "FROM", "MACHINE", "SINCE", "ID")
 	table.Cut, table.Drop = []string{"NAME", "SYSTEM"}, []string{"SYSTEM", "FROM", "MACHINE"}
 	for _, l := range list {
-		table.Add(or(l.GetHostname()), wish(ctx, t, l), or(l.GetOs()), or(l.GetFrom()), or(l.GetMachine()), t.Since(l.GetStartedAt(), "-"), l.GetAuthId())
+		table.Add(or(l.GetHostname()), wish(ctx, t, l), or(l.GetOs()), or(l.GetFrom()), or(l.GetMachine()), t.Since(l.GetStartedAt(), "-"), or(l.GetAuthId()))
 	}
 	t.Table(table)
 	if slices.ContainsFunc(list, isSSH) {
