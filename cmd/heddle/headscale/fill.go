@@ -173,7 +173,7 @@ func identity(joined, issuer string) (who tailnet.Identity, ok bool) {
 func (m *move) authKey(k foreign.AuthKey) *tailnet.AuthKey {
 	out := &tailnet.AuthKey{
 		ID: tailnet.AuthKeyID(k.ID), Owner: tailnet.UserID(k.User), Tags: k.Tags, Reusable: k.Reusable, Ephemeral: k.Ephemeral,
-		Approved: true, Description: k.Description, Created: k.Created, Expires: k.Expires,
+		Description: k.Description, Created: k.Created, Expires: k.Expires,
 	}
 	if k.Hash != "" {
 		out.Public, out.Bcrypt = k.Prefix, k.Hash

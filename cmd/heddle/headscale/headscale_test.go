@@ -375,6 +375,37 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// TestIdentities takes identities apart as each release of headscale's wrote them.
+func TestIdentities(t *testing.T) {
+	for _, c := range []struct {
+		stored, issuer string
+		want           tailnet.Identity
+	}{
+		{"https://id.example.com/a/b/sub", "https://id.example.com/a/b", tailnet.Identity{Issuer: "https://id.example.com/a/b", Subject: "sub"}},
+		{"https://id.example.com/a/b//sub", "https://id.example.com/a/b/", tailnet.Identity{Issuer: "https://id.example.com/a/b/", Subject: "sub"}},
+		{"https://x.auth0.com/auth0%7C12", "https://x.auth0.com/", tailnet.Identity{Issuer: "https://x.auth0.com/", Subject: "auth0|12"}},
+		{"https://id.example.com/a/of/many/parts", "https://id.example.com/a", tailnet.Identity{Issuer: "https://id.example.com/a", Subject: "of/many/parts"}},
+		{"https://accounts.google.com/1234", "https://other.example.com", tailnet.Identity{Issuer: "https://accounts.google.com", Subject: "1234"}},
+		{"nonsense", "https://other.example.com", tailnet.Identity{}},
+	} {
+		o := newOld(t, "0.26", `UPDATE users SET provider_identifier = '`+c.stored+`' WHERE id = 2`)
+		o.write(t, "config.yaml", strings.Replace(settings, "https://id.example.com/realms/x/", c.issuer, 1))
+		cfg := target(t)
+		r, err := headscale.Import(t.Context(), headscale.Options{Source: o.dir, Target: cfg, Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, img := load(t, db.Options{Path: filepath.Join(cfg.DataDir, "heddle.db")})
+		got := append(img.Users[1].Identities, tailnet.Identity{})[0]
+		if got != c.want {
+			t.Errorf("%s at %s: %+v, want %+v", c.stored, c.issuer, got, c.want)
+		}
+		if c.want.Issuer == "" {
+			wantNotes(t, r, `the identity "nonsense" is not an issuer and a subject`)
+		}
+	}
+}
+
 // TestRefusals sees that nothing is changed when anything is wrong.
 func TestRefusals(t *testing.T) {
 	damaged := newOld(t, "0.26")
