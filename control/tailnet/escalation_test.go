@@ -210,6 +210,19 @@ func TestNobodyIsKnownAsSomebodyElse(t *testing.T) {
 			t.Errorf("with an address of their own: %+v", u)
 		}
 
+		for i, email := range []string{"o'brien@example.com", "o-brien@example.com"} {
+			if u := w.mustLogIn(person("brien"+string(rune('0'+i)), email)); u.Login() != email {
+				t.Errorf("%s is known as %s", email, u.Login())
+			}
+		}
+		brien := person("brien0", "o'brien@example.com")
+		brien.Identity.Issuer = "https://other.example.com"
+		w.mustLogIn(brien)
+		if u := w.mustLogIn(person("brien1", "o'neil@example.com")); u.Login() != "o'neil@example.com" || u.Name == u.Login() {
+			t.Errorf("with an address that cannot be a name: %+v", u)
+		}
+		logins()
+
 		other := person("0", "boss@example.com")
 		other.Identity.Issuer = "https://other.example.com"
 		twin := w.mustLogIn(other)

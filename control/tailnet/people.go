@@ -54,7 +54,7 @@ func (tx *Tx) LogIn(p Profile) (*User, error) {
 
 // welcome makes a user of somebody who was never here.
 func (tx *Tx) welcome(p Profile) (*User, error) {
-	u := User{Name: tx.freeUserName(calledBy(p)), Email: p.Email, Status: UserActive, Identities: []Identity{p.Identity}}
+	u := User{Name: tx.freeUserName(calledBy(p)), Status: UserActive, Identities: []Identity{p.Identity}}
 	if tx.snap.settings.Admission.UserApproval {
 		u.Status = UserPending
 	}
@@ -69,7 +69,7 @@ func (tx *Tx) welcome(p Profile) (*User, error) {
 func (tx *Tx) follow(u *User, p Profile) {
 	if p.Email != "" && p.Email != u.Email {
 		if u.Name == u.Email && tx.userNamed(p.Email) == nil {
-			u.Name = p.Email
+			u.Name = tx.freeUserName(calledBy(p))
 		}
 		before := u.Email
 		if u.Email = p.Email; tx.checkLogin(u) != nil { // policies know by it who has no address for a name
@@ -111,10 +111,13 @@ func cleanGroups(groups []string) []string {
 	return out[:min(len(out), maxUserGroups)]
 }
 
-// calledBy is what a provider calls somebody: the e-mail address, or else what is no address.
-// People choose their other names as they like, and policies know users by addresses.
+// calledBy is what a provider calls somebody: the e-mail address, if it can be a name as it is, or else what is
+// no address. Policies know users by addresses, and people choose other names as they like.
 func calledBy(p Profile) string {
-	return cmp.Or(p.Email, strings.ReplaceAll(cmp.Or(p.Name, p.DisplayName), "@", "-"))
+	if p.Email != "" && userNameOf(p.Email) == p.Email {
+		return p.Email
+	}
+	return strings.ReplaceAll(cmp.Or(p.Email, p.Name, p.DisplayName), "@", "-")
 }
 
 // freeUserName makes a name for a new user of what they are called, with a number
