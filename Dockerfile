@@ -1,6 +1,10 @@
 # A static binary in an empty image, run as an unprivileged user.
 #
 #   docker build -t heddle .
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v1.2.3 -t heddle .
+#
+# It needs no more than the volume for its data: run it with --read-only --tmpfs /tmp --cap-drop ALL.
+# With a certificate that it gets by itself: deploy/compose.yaml.
 #
 # Behind a reverse proxy that terminates TLS (see trusted_proxies):
 #
@@ -16,12 +20,14 @@
 # nobody outside, so it listens on all interfaces, at port 8080. The private
 # listener for operators (metrics_listen_addr) stays on the container's loopback.
 # Admin commands: docker exec heddle /heddle users create alice
-FROM golang:1.26 AS build
+FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+ARG TARGETOS TARGETARCH VERSION
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /heddle ./cmd/heddle \
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath \
+        -ldflags="-s -w -X heddle/cmd/heddle/cli.version=$VERSION" -o /heddle ./cmd/heddle \
  && mkdir -m 0700 /data
 
 FROM scratch
@@ -33,5 +39,6 @@ ENV HEDDLE_DATA_DIR=/var/lib/heddle \
     HEDDLE_LISTEN_ADDR=:8080
 VOLUME /var/lib/heddle
 EXPOSE 8080/tcp 3478/udp
+HEALTHCHECK --interval=30s --timeout=10s --start-period=20s CMD ["/heddle", "health"]
 ENTRYPOINT ["/heddle"]
 CMD ["serve"]
