@@ -97,3 +97,29 @@ func certificate(t *testing.T, dir, name string, from, to time.Time) {
 		}
 	}
 }
+
+func TestChanged(t *testing.T) {
+	parse := func(text string) *config.Config {
+		t.Helper()
+		cfg, err := config.Parse("f.yaml", []byte(text), home())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	const was = "server_url: https://a.example\ntrusted_proxies: [127.0.0.1]\n"
+	for _, tt := range []struct {
+		now  string
+		want []string
+	}{
+		{was, nil},
+		{"# moved\n" + was, nil},
+		{was + "log: {level: debug}\n", []string{"log.level"}},
+		{"server_url: https://b.example\ntrusted_proxies: [127.0.0.1]\n", []string{"derp.embedded.hostname", "server_url"}},
+		{was + "tls: {acme: {dns: {tsig_key_name: k, tsig_key: c2VjcmV0}}}\n", []string{"tls.acme.dns.tsig_key", "tls.acme.dns.tsig_key_name"}},
+	} {
+		if diff := cmp.Diff(tt.want, parse(was).Changed(parse(tt.now))); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", tt.now, diff)
+		}
+	}
+}
