@@ -1,0 +1,24 @@
+#!/bin/sh
+# After the installation or an upgrade: the user, the rights, and a restart if the service runs. A new
+# service is not started, since it wants its configuration first.
+set -e
+
+if ! getent passwd heddle >/dev/null; then
+	nologin=/usr/sbin/nologin
+	[ -x $nologin ] || nologin=/sbin/nologin
+	if command -v useradd >/dev/null; then
+		useradd --system --user-group --home-dir /var/lib/heddle --no-create-home --shell $nologin heddle
+	else # Alpine
+		addgroup -S heddle
+		adduser -S -D -H -h /var/lib/heddle -s $nologin -G heddle heddle
+	fi
+fi
+
+# The configuration may hold secrets.
+chown root:heddle /etc/heddle/config.yaml
+chmod 0640 /etc/heddle/config.yaml
+
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	systemctl try-restart heddle.service
+fi
