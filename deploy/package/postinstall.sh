@@ -18,6 +18,9 @@ fi
 chown root:heddle /etc/heddle/config.yaml
 chmod 0640 /etc/heddle/config.yaml
 
+# The unit would make it, but heddle restore comes before the first start.
+install -d -m 0700 -o heddle -g heddle /var/lib/heddle
+
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl try-restart heddle.service
