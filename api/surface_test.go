@@ -50,7 +50,7 @@ var operations = []operation{
 	{"UserService.ApproveUser", tailnet.AreaUsers, "POST", "/user/dora/approve", "", true, false},
 	{"UserService.SuspendUser", tailnet.AreaUsers, "POST", "/user/bob/suspend", "", true, false},
 	{"UserService.RestoreUser", tailnet.AreaUsers, "POST", "/user/erin/restore", "", true, false},
-	{"UserService.SetUserRole", tailnet.AreaUsers, "POST", "/user/bob/role", `{"role": "auditor"}`, true, false},
+	{"UserService.SetUserRole", tailnet.AreaUsers, "POST", "/user/erin/role", `{"role": "member"}`, true, false},
 	{"UserService.LinkIdentity", tailnet.AreaUsers, "POST", "/user/bob/link", `{"identity": {"issuer": "https://id.example.com", "subject": "7"}}`, true, false},
 	{"UserService.UnlinkIdentity", tailnet.AreaUsers, "POST", "/user/dora/unlink", `{"identity": {"issuer": "https://id.example.com", "subject": "dora"}}`, true, false},
 
@@ -170,7 +170,7 @@ func full(t testing.TB) *world {
 		if err != nil {
 			return err
 		}
-		erin, err := tx.CreateUser(tailnet.User{Name: "erin"})
+		erin, err := tx.CreateUser(tailnet.User{Name: "erin", Role: policy.Auditor})
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func (s *Server) serveSSHAction(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case src == nil || len(login) > maxSSHLogin || !verdict.Allowed:
 		writeJSON(w, refuseSSH("the tailnet's policy does not allow this connection"))
-	case !verdict.Check || s.checks.Confirmed(endsOf(src, dst), verdict.Period):
+	case !verdict.Check || s.checks.Confirmed(endsOf(src, dst, verdict), verdict.Period):
 		writeJSON(w, verdict.Action)
 	default:
 		s.askPerson(w, src, dst, login, verdict)
@@ -52,7 +52,7 @@ func (s *Server) serveSSHAction(w http.ResponseWriter, r *http.Request) {
 
 // askPerson sends the person at the source to a page, and the node to wait for the answer.
 func (s *Server) askPerson(w http.ResponseWriter, src, dst *tailnet.Node, login string, v policy.SSHVerdict) {
-	c, err := s.checks.Ask(endsOf(src, dst), login, v.LocalUser)
+	c, err := s.checks.Ask(endsOf(src, dst, v), login)
 	if err != nil {
 		writeJSON(w, refuseSSH(tailnet.Message(err)))
 		return
@@ -95,7 +95,7 @@ func (s *Server) sshAnswer(c check.Connection) *tailcfg.SSHAction {
 		return refuseSSH("this device was removed")
 	}
 	src, verdict := sshVerdict(snap, c.Ends.Source.String(), dst, c.Login)
-	if src == nil || endsOf(src, dst) != c.Ends || !verdict.Allowed {
+	if src == nil || endsOf(src, dst, verdict) != c.Ends || !verdict.Allowed {
 		return refuseSSH("the tailnet's policy does not allow this connection any more")
 	}
 	return verdict.Action
@@ -124,8 +124,8 @@ func sshVerdict(snap *tailnet.Snapshot, id string, dst *tailnet.Node, login stri
 	return src, snap.Policy().Compiled.SSHConnection(policy.NodeID(src.ID), policy.NodeID(dst.ID), login)
 }
 
-func endsOf(src, dst *tailnet.Node) check.Ends {
-	return check.Ends{Source: src.ID, Dest: dst.ID, SourceKey: src.Key, Owner: src.Owner}
+func endsOf(src, dst *tailnet.Node, v policy.SSHVerdict) check.Ends {
+	return check.Ends{Source: src.ID, Dest: dst.ID, SourceKey: src.Key, Owner: src.Owner, Local: v.LocalUser}
 }
 
 func refuseSSH(why string) *tailcfg.SSHAction {

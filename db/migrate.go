@@ -26,7 +26,10 @@ func (d *DB) migrate(ctx context.Context, steps []step) error {
 		return nil
 	case have == 0:
 		if err := d.refuseForeign(g); err != nil {
-			return err
+			// Another heddle that starts just now may have made them, with the record of it.
+			if have, again := schemaVersion(g); again != nil || have == 0 {
+				return err
+			}
 		}
 	default:
 		if err := d.saveBefore(ctx, have); err != nil {

@@ -29,11 +29,12 @@ const (
 )
 
 // Ends are the two nodes of a connection, as they were: with another key or owner
-// they count as others.
+// they count as others. So does another account.
 type Ends struct {
 	Source, Dest tailnet.NodeID
 	SourceKey    key.NodePublic
 	Owner        tailnet.UserID // of the source; zero if it has tags
+	Local        string         // the account on Dest that the session is for
 }
 
 // A Connection waits for a person.
@@ -41,7 +42,6 @@ type Connection struct {
 	ID      string // unguessable: it is in the URL that the person at the source is told
 	Ends    Ends
 	Login   string // the user name that was asked for
-	Local   string // the account that the session is for
 	Started time.Time
 	State   State
 }
@@ -93,7 +93,7 @@ func (t *Table) Confirmed(e Ends, period time.Duration) bool {
 }
 
 // Ask adds a connection. The error is Exhausted.
-func (t *Table) Ask(e Ends, login, local string) (Connection, error) {
+func (t *Table) Ask(e Ends, login string) (Connection, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expireLocked()
@@ -101,7 +101,7 @@ func (t *Table) Ask(e Ends, login, local string) (Connection, error) {
 		return Connection{}, tailnet.Errorf(tailnet.Exhausted, "too many SSH connections wait to be confirmed; try again in a few minutes")
 	}
 	c := &entry{
-		Connection: Connection{ID: strings.ToLower(rand.Text()), Ends: e, Login: login, Local: local, Started: t.now(), State: Waiting},
+		Connection: Connection{ID: strings.ToLower(rand.Text()), Ends: e, Login: login, Started: t.now(), State: Waiting},
 		done:       make(chan struct{}),
 	}
 	c.place = t.order.PushBack(c)

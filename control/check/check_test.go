@@ -20,7 +20,7 @@ func TestDecide(t *testing.T) {
 		if table.Confirmed(ends, time.Hour) {
 			t.Error("confirmed before anybody was asked")
 		}
-		c, err := table.Ask(ends, "root", "root")
+		c, err := table.Ask(ends, "root")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestDecide(t *testing.T) {
 func TestNobodyAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := check.New(time.Now)
-		c, err := table.Ask(check.Ends{Source: 1, Dest: 2}, "root", "root")
+		c, err := table.Ask(check.Ends{Source: 1, Dest: 2}, "root")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestBounds(t *testing.T) {
 		table := check.New(time.Now)
 		var last check.Connection
 		from := func(source, dest tailnet.NodeID) (err error) {
-			c, err := table.Ask(check.Ends{Source: source, Dest: dest}, "root", "root")
+			c, err := table.Ask(check.Ends{Source: source, Dest: dest}, "root")
 			if err == nil {
 				last = c
 			}

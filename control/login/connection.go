@@ -58,7 +58,7 @@ func (p *Pages) describeConnection(c check.Connection) *connection {
 		}
 		return "a device that is gone"
 	}
-	return &connection{From: name(c.Ends.Source), To: name(c.Ends.Dest), Account: c.Local, Asked: asked(c.Started, p.now()), State: c.State}
+	return &connection{From: name(c.Ends.Source), To: name(c.Ends.Dest), Account: c.Ends.Local, Asked: asked(c.Started, p.now()), State: c.State}
 }
 
 // decideConnection is the decision of the person before the browser.

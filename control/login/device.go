@@ -34,7 +34,7 @@ func (p *Pages) serveDevice(w http.ResponseWriter, r *http.Request) {
 			v.Title = "Almost there"
 		}
 	case s != nil && !r.URL.Query().Has("anew"):
-		v.View, v.Viewer, v.Consent = "consent", p.account(s, u), s.consent("register/"+id)
+		v.View, v.Viewer, v.Consent = "consent", p.account(s, u), s.consent(consentTo(l))
 		v.Another = "/register/" + id + "?anew"
 	default:
 		v.View, v.Ways = "device", p.ways("register/"+id, r.URL.Query().Has("anew"))
@@ -46,11 +46,12 @@ func (p *Pages) serveDevice(w http.ResponseWriter, r *http.Request) {
 func (p *Pages) addDevice(w http.ResponseWriter, r *http.Request) {
 	id := chi.URLParam(r, "id")
 	then := "register/" + id
-	if _, ok := p.devices.Login(id); !ok {
+	l, ok := p.devices.Login(id)
+	if !ok {
 		p.writeUnknown(w, "register")
 		return
 	}
-	_, u, err := p.consent(w, r, then)
+	_, u, err := p.consent(w, r, consentTo(l))
 	if err != nil {
 		p.log.Info("consent refused", "remote", remote(r), "err", err)
 		p.refuse(w, then, err)
@@ -68,6 +69,13 @@ func (p *Pages) addDevice(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.Redirect(w, r, pageOf(then), http.StatusSeeOther)
+}
+
+// consentTo is what a person consents to: the device as the page shows it, which could say something else of
+// itself before the click.
+func consentTo(l pending.Login) string {
+	h := l.Registration.Hostinfo
+	return fmt.Sprintf("register/%s %q %q", l.ID, h.Hostname, h.RequestTags)
 }
 
 // serveStatus tells the page when there is news.

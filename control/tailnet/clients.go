@@ -174,7 +174,7 @@ func (tx *Tx) mayGive(key Actor) error {
 	for _, area := range Areas {
 		for _, r := range []Right{Read(area), Write(area)} {
 			if key.Can(r) && !tx.snap.Can(tx.actor, r) {
-				return Errorf(Denied, "%s may not make a key that has the right %s, which it does not have itself", tx.actor, r)
+				return Errorf(Denied, "%s may not give away the right %s, which it does not have itself", tx.actor, r)
 			}
 		}
 	}

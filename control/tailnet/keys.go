@@ -101,6 +101,11 @@ func (tx *Tx) CreateAuthKey(s AuthKeySpec) (secret string, k *AuthKey, err error
 		if err := tx.activeUser(s.Owner); err != nil {
 			return "", nil, err
 		}
+		if tx.actor.User != 0 && tx.actor.User != s.Owner {
+			if err := tx.may(Write(AreaUsers), "create auth keys of others"); err != nil {
+				return "", nil, err
+			}
+		}
 	}
 	if err := checkText(s.Description); err != nil {
 		return "", nil, err

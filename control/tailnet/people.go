@@ -225,7 +225,7 @@ func (tx *Tx) setStatus(u *User, s UserStatus, action string) {
 	tx.audit(action, out.label(), userChanges(u, &out)...)
 }
 
-// SetRole changes a user's role. Only owners make and unmake owners, only owners and admins
+// SetRole changes a user's role. Nobody gives rights that they do not have. Only owners make and unmake owners, only owners and admins
 // make and unmake admins.
 func (tx *Tx) SetRole(id UserID, role policy.Role) error {
 	u, err := tx.user(id, "change roles")
@@ -236,6 +236,9 @@ func (tx *Tx) SetRole(id UserID, role policy.Role) error {
 		return Errorf(Invalid, "there is no role %q; the roles are %s", role, roleList())
 	}
 	if err := tx.mayGrant(u.Role, role); err != nil {
+		return err
+	}
+	if err := tx.mayGive(Actor{Kind: ByAPIKey, Role: role}); err != nil {
 		return err
 	}
 	if role != policy.Owner {
@@ -302,6 +305,9 @@ func (tx *Tx) keepAnOwner(u *User) error {
 func (tx *Tx) LinkIdentity(id UserID, who Identity) error {
 	u, err := tx.user(id, "link identities")
 	if err != nil {
+		return err
+	}
+	if err := tx.mayGive(Actor{Kind: ByAPIKey, Role: u.Role}); err != nil { // whoever links may mean themselves
 		return err
 	}
 	if other := tx.snap.UserByIdentity(who); other != nil {

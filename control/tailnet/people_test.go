@@ -354,3 +354,36 @@ func (w *world) settled() *tailnet.Snapshot {
 	synctest.Wait()
 	return w.snap()
 }
+
+// Nobody gives others, or themselves, rights that they do not have.
+func TestRightsThatOneDoesNotHave(t *testing.T) {
+	inWorld(t, func(w *world) {
+		owner := w.mustLogIn(person("0", "boss@example.com"))
+		it, net, member := w.mustLogIn(person("1", "it@example.com")), w.mustLogIn(person("2", "net@example.com")), w.mustLogIn(person("3", "m@example.com"))
+		w.must(func(tx *tailnet.Tx) error { return tx.SetRole(it.ID, policy.ITAdmin) })
+		w.must(func(tx *tailnet.Tx) error { return tx.SetRole(net.ID, policy.NetworkAdmin) })
+		it, net = w.snap().User(it.ID), w.snap().User(net.ID)
+		for _, id := range []tailnet.UserID{it.ID, member.ID} {
+			wantCode(t, w.by(it, func(tx *tailnet.Tx) error { return tx.SetRole(id, policy.NetworkAdmin) }), tailnet.Denied)
+		}
+		wantCode(t, w.by(it, func(tx *tailnet.Tx) error {
+			return tx.LinkIdentity(net.ID, tailnet.Identity{Issuer: "https://id.example.com", Subject: "9"})
+		}), tailnet.Denied)
+		if err := w.by(it, func(tx *tailnet.Tx) error { return tx.SetRole(member.ID, policy.Auditor) }); err != nil {
+			t.Error(err)
+		}
+		key := func(of tailnet.UserID) func(*tailnet.Tx) error {
+			return func(tx *tailnet.Tx) error {
+				_, _, err := tx.CreateAuthKey(tailnet.AuthKeySpec{Owner: of, Expires: tx.Now().Add(time.Hour)})
+				return err
+			}
+		}
+		wantCode(t, w.by(net, key(owner.ID)), tailnet.Denied)
+		if err := w.by(net, key(net.ID)); err != nil {
+			t.Error(err)
+		}
+		if err := w.by(it, key(member.ID)); err != nil {
+			t.Error(err)
+		}
+	})
+}
