@@ -251,7 +251,7 @@ func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.tokens.Run(ctx) })
 	g.Go(func() error { giveBackMemory(ctx); return nil })
 	g.Go(func() error { return s.reloads(ctx) })
-	g.Go(func() error { return s.Systemd.Run(ctx, func() { s.control.Stats() }) })
+	g.Go(func() error { s.tellSystemd(s.Systemd.Run(ctx, func() { s.control.Stats() })); return nil })
 	g.Go(func() error { return s.hooks.Run(ctx) })
 	g.Go(func() error { return s.pruneAudit(ctx) })
 	g.Go(func() error {
