@@ -305,6 +305,7 @@ func TestReceiverComesBack(t *testing.T) {
 	if got := r.next(secret); len(got) != 1 || got[0].Message != "User late was created" {
 		t.Errorf("after a restart: %+v", got)
 	}
+	w.await(id, "taken note of", func(d webhook.Delivery) bool { return d.Delivered == 1 && d.Err == "" }) // or it is told again
 
 	// Whoever mended a receiver need not wait for the next attempt.
 	r.kill()
