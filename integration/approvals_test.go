@@ -291,6 +291,8 @@ func (a *approvals) testSuspension(t *testing.T) {
 		t.Errorf("the API key of the restored user: %v", err)
 	}
 	a.refused(t, key, "revoked")
+	a.gus.Kill() // or it goes on to try the old key, and blames the new one
+	a.gus.Start(t)
 	a.gus.Up(t, a.server.authKey(t, "bob"))
 	a.greet(t)
 }
