@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -17,11 +18,8 @@ type Attribute struct {
 	Expires time.Time // when it is gone; zero means never
 }
 
-const (
-	customPrefix = "custom:"
-	// maxAttributes bounds those of a node: each is an input of the policy.
-	maxAttributes = 100
-)
+// maxAttributes bounds those of a node: each is an input of the policy.
+const maxAttributes = 100
 
 var attributeName = regexp.MustCompile(`^custom:[A-Za-z][A-Za-z0-9_]{0,49}$`)
 
@@ -49,7 +47,7 @@ func (tx *Tx) SetAttribute(id NodeID, name string, a Attribute) error {
 	if _, ok := n.custom()[name]; !ok && len(n.custom()) >= maxAttributes {
 		return Errorf(Exhausted, "%s has %d attributes already, the most a node can have", n.Name, maxAttributes)
 	}
-	tx.editAttributes(n, "node.attribute", func(m Attributes) { m[name] = a })
+	tx.editAttributes(n, func(m Attributes) { m[name] = a })
 	return nil
 }
 
@@ -59,18 +57,18 @@ func (tx *Tx) DeleteAttribute(id NodeID, name string) error {
 	if err != nil {
 		return err
 	}
-	tx.editAttributes(n, "node.attribute", func(m Attributes) { delete(m, name) })
+	tx.editAttributes(n, func(m Attributes) { delete(m, name) })
 	return nil
 }
 
 // dropAttributes removes the attributes that have expired.
 func (tx *Tx) dropAttributes(n *Node) {
-	tx.editAttributes(n, "node.attribute", func(m Attributes) {
+	tx.editAttributes(n, func(m Attributes) {
 		maps.DeleteFunc(m, func(_ string, a Attribute) bool { return !a.Expires.IsZero() && !tx.now.Before(a.Expires) })
 	})
 }
 
-func (tx *Tx) editAttributes(n *Node, action string, edit func(Attributes)) {
+func (tx *Tx) editAttributes(n *Node, edit func(Attributes)) {
 	m := maps.Clone(n.custom())
 	if m == nil {
 		m = Attributes{}
@@ -89,18 +87,15 @@ func (tx *Tx) editAttributes(n *Node, action string, edit func(Attributes)) {
 	} else {
 		tx.at(attributeTimer, n.ID, at)
 	}
+	names := maps.Clone(m)
+	maps.Copy(names, n.custom())
 	var changes []Change
-	for name, old := range n.custom() {
-		if m[name] != old {
-			changes = append(changes, Change{name, old.text(), m[name].text()})
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if from, to := n.custom()[name], m[name]; from != to {
+			changes = append(changes, Change{name, from.text(), to.text()})
 		}
 	}
-	for name, a := range m {
-		if _, ok := n.custom()[name]; !ok {
-			changes = append(changes, Change{name, "", a.text()})
-		}
-	}
-	tx.audit(action, n.label(), changes...)
+	tx.audit("node.attribute", n.label(), changes...)
 }
 
 func (a Attribute) text() string {

@@ -102,35 +102,23 @@ func differing(all ...Change) []Change {
 
 // userChanges does the same for users.
 func userChanges(old, u *User) []Change {
-	var out []Change
-	for _, c := range []Change{
-		{"name", old.Name, u.Name},
-		{"displayName", old.DisplayName, u.DisplayName},
-		{"email", old.Email, u.Email},
-		{"role", string(old.Role), string(u.Role)},
-		{"status", string(old.Status), string(u.Status)},
-		{"groups", strings.Join(old.Groups, ","), strings.Join(u.Groups, ",")},
-		{"identities", identityText(old.Identities), identityText(u.Identities)},
-	} {
-		if c.From != c.To {
-			out = append(out, c)
-		}
-	}
-	return out
+	return differing(
+		Change{"name", old.Name, u.Name},
+		Change{"displayName", old.DisplayName, u.DisplayName},
+		Change{"email", old.Email, u.Email},
+		Change{"role", string(old.Role), string(u.Role)},
+		Change{"status", string(old.Status), string(u.Status)},
+		Change{"groups", strings.Join(old.Groups, ","), strings.Join(u.Groups, ",")},
+		Change{"identities", identityText(old.Identities), identityText(u.Identities)},
+	)
 }
 
 func admissionChanges(old, a Admission) []Change {
-	var out []Change
-	for _, c := range []Change{
-		{"deviceApproval", boolText(old.DeviceApproval), boolText(a.DeviceApproval)},
-		{"userApproval", boolText(old.UserApproval), boolText(a.UserApproval)},
-		{"keyExpiry", old.KeyExpiry.String(), a.KeyExpiry.String()},
-	} {
-		if c.From != c.To {
-			out = append(out, c)
-		}
-	}
-	return out
+	return differing(
+		Change{"deviceApproval", boolText(old.DeviceApproval), boolText(a.DeviceApproval)},
+		Change{"userApproval", boolText(old.UserApproval), boolText(a.UserApproval)},
+		Change{"keyExpiry", old.KeyExpiry.String(), a.KeyExpiry.String()},
+	)
 }
 
 func identityText(ids []Identity) string {

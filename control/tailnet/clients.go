@@ -188,18 +188,12 @@ func clientChanges(old, k *APIKey) []Change {
 		}
 		return t.Issuer + " " + t.Subject + " " + t.Audience
 	}
-	var out []Change
-	for _, c := range []Change{
-		{"scopes", strings.Join(old.Scopes, " "), strings.Join(k.Scopes, " ")},
-		{"tags", strings.Join(old.Tags, ","), strings.Join(k.Tags, ",")},
-		{"description", old.Description, k.Description},
-		{"trust", trust(old.Trust), trust(k.Trust)},
-	} {
-		if c.From != c.To {
-			out = append(out, c)
-		}
-	}
-	return out
+	return differing(
+		Change{"scopes", strings.Join(old.Scopes, " "), strings.Join(k.Scopes, " ")},
+		Change{"tags", strings.Join(old.Tags, ","), strings.Join(k.Tags, ",")},
+		Change{"description", old.Description, k.Description},
+		Change{"trust", trust(old.Trust), trust(k.Trust)},
+	)
 }
 
 // FindClient returns the OAuth client with that secret.
