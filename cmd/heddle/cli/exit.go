@@ -7,6 +7,7 @@ import (
 
 	"heddle/cmd/heddle/cli/dial"
 	"heddle/cmd/heddle/config"
+	"heddle/control/tailnet"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -111,4 +112,21 @@ func problemsOf(err error) []*v1.PolicyProblem {
 		}
 	}
 	return nil
+}
+
+// Coded gives an error of a command that works without the server the code by which the
+// exit code is chosen.
+func Coded(err error) error {
+	var known *tailnet.Error
+	if !errors.As(err, &known) {
+		return err
+	}
+	code, ok := map[tailnet.Code]codes.Code{
+		tailnet.Invalid: codes.InvalidArgument, tailnet.NotFound: codes.NotFound,
+		tailnet.Conflict: codes.FailedPrecondition, tailnet.Denied: codes.PermissionDenied,
+	}[known.Code]
+	if !ok {
+		return err
+	}
+	return status.Error(code, known.Msg)
 }

@@ -5,7 +5,6 @@ package backup
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -16,14 +15,13 @@ import (
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // Tools are what the commands need of the command line around them.
 type Tools struct {
 	Config  func(*cobra.Command) string // path of the configuration file; "" if there is none
 	Version string
+	Coded   func(error) error // gives an error the exit code that it stands for
 }
 
 // Commands are `backup`, `restore` and `db`, for the root of the command line.
@@ -60,11 +58,11 @@ backup is not encrypted: who has it can pretend to be the server.`,
 			}
 			to, err := recipientsOf(cfg, recipients, recipientsFile, passphraseFile)
 			if err != nil {
-				return coded(err)
+				return t.Coded(err)
 			}
 			m, err := archive.Make(cmd.Context(), archive.SourceOf(cfg, t.Version, to), args[0], time.Now())
 			if err != nil {
-				return coded(err)
+				return t.Coded(err)
 			}
 			return show(cmd, m, func() {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s holds the database and %d other files\n", args[0], len(m.Files))
@@ -141,11 +139,11 @@ What happened after the backup is lost: devices that joined since must log in ag
 			}
 			keys, err := identitiesOf(identityFile, passphraseFile)
 			if err != nil {
-				return coded(err)
+				return t.Coded(err)
 			}
 			m, img, err := archive.Restore(cmd.Context(), cfg, args[0], keys)
 			if err != nil {
-				return coded(err)
+				return t.Coded(err)
 			}
 			return show(cmd, m, func() {
 				fmt.Fprintf(cmd.OutOrStdout(), "restored %d devices and %d users as of %s, from heddle %s at %s\n",
@@ -194,20 +192,4 @@ func show(cmd *cobra.Command, v any, words func()) error {
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", text)
 	return err
-}
-
-// coded gives an error the code by which the command line chooses its exit code.
-func coded(err error) error {
-	var known *tailnet.Error
-	if !errors.As(err, &known) {
-		return err
-	}
-	code, ok := map[tailnet.Code]codes.Code{
-		tailnet.Invalid: codes.InvalidArgument, tailnet.NotFound: codes.NotFound,
-		tailnet.Conflict: codes.FailedPrecondition, tailnet.Denied: codes.PermissionDenied,
-	}[known.Code]
-	if !ok {
-		return err
-	}
-	return status.Error(code, known.Msg)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"heddle/cmd/heddle/cli"
 	"heddle/cmd/heddle/cli/backup"
 	"heddle/control/tailnet"
 	"heddle/db"
@@ -29,7 +30,7 @@ func run(t *testing.T, config string, args ...string) (out, hints string, err er
 	}
 	root := &cobra.Command{Use: "heddle", SilenceErrors: true, SilenceUsage: true}
 	root.PersistentFlags().StringP("output", "o", "", "")
-	root.AddCommand(backup.Commands(backup.Tools{Config: func(*cobra.Command) string { return file }, Version: "v1"})...)
+	root.AddCommand(backup.Commands(backup.Tools{Config: func(*cobra.Command) string { return file }, Version: "v1", Coded: cli.Coded})...)
 	var stdout, stderr bytes.Buffer
 	root.SetArgs(args)
 	root.SetOut(&stdout)

@@ -51,7 +51,7 @@ The password need not be in the URL: it may stand in PGPASSWORD or in ~/.pgpass.
 			}
 			result, err := migrate(cmd.Context(), cfg, to)
 			if err != nil {
-				return coded(err)
+				return t.Coded(err)
 			}
 			return show(cmd, result, func() {
 				fmt.Fprintf(cmd.OutOrStdout(), "copied %d rows from %s to %s\n", result.Rows, result.From, result.To)

@@ -4,7 +4,6 @@ package headscale
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,17 +12,15 @@ import (
 
 	"heddle/cmd/heddle/config"
 	"heddle/cmd/heddle/headscale"
-	"heddle/control/tailnet"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // Tools are what the command needs of the command line around it.
 type Tools struct {
 	Config  func(*cobra.Command) string // path of the configuration file; "" if there is none
 	Version string
+	Coded   func(error) error // gives an error the exit code that it stands for
 }
 
 // Command is `import`, for the root of the command line.
@@ -59,7 +56,7 @@ configuration is translated and written to heddle.yaml in data_dir, or printed b
 			o.Source, o.Target, o.Version, o.Now = args[0], cfg, t.Version, time.Now()
 			r, err := headscale.Import(cmd.Context(), o)
 			if err != nil {
-				return coded(err)
+				return t.Coded(err)
 			}
 			if format, _ := cmd.Flags().GetString("output"); format != "" && format != "table" {
 				text, err := json.MarshalIndent(r, "", "  ") // which is YAML, too
@@ -110,20 +107,4 @@ func tell(out, log io.Writer, r *headscale.Report) {
 	case r.Saved != "":
 		fmt.Fprintf(log, "\nThe configuration is in %s. Look through it, and start the server with it: heddle serve --config %[1]s\n", r.Saved)
 	}
-}
-
-// coded gives an error the code by which the command line chooses its exit code.
-func coded(err error) error {
-	var known *tailnet.Error
-	if !errors.As(err, &known) {
-		return err
-	}
-	code, ok := map[tailnet.Code]codes.Code{
-		tailnet.Invalid: codes.InvalidArgument, tailnet.NotFound: codes.NotFound,
-		tailnet.Conflict: codes.FailedPrecondition, tailnet.Denied: codes.PermissionDenied,
-	}[known.Code]
-	if !ok {
-		return err
-	}
-	return status.Error(code, known.Msg)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"heddle/cmd/heddle/cli"
 	"heddle/cmd/heddle/cli/headscale"
 
 	_ "github.com/glebarez/go-sqlite"
@@ -22,7 +23,7 @@ func run(t *testing.T, args ...string) (out, log string, err error) {
 	t.Helper()
 	root := &cobra.Command{Use: "heddle", SilenceErrors: true, SilenceUsage: true}
 	root.PersistentFlags().StringP("output", "o", "table", "")
-	root.AddCommand(headscale.Command(headscale.Tools{Config: func(*cobra.Command) string { return "" }, Version: "test"}))
+	root.AddCommand(headscale.Command(headscale.Tools{Config: func(*cobra.Command) string { return "" }, Version: "test", Coded: cli.Coded}))
 	var stdout, stderr bytes.Buffer
 	root.SetOut(&stdout)
 	root.SetErr(&stderr)
