@@ -46,7 +46,7 @@ func (t Tools) add() *cobra.Command {
 		Use:   "add NAME ADDRESS",
 		Short: "Keep a server and the API key for it, which is read from standard input",
 		Example: `  heddle profile add work vpn.example.com                # asks for the key
-  heddle profile add lab 10.0.0.5:8443 --ca-file lab.pem --key-file lab.key
+  heddle profile add lab 10.0.0.5:8443 --ca-file lab.pem --api-key-file lab.key
   ssh root@vpn.example.com heddle apikeys create | heddle profile add home vpn.example.com`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,8 +69,9 @@ func (t Tools) add() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&p.CAFile, "ca", "", "PEM `FILE` with the server's private CA")
-	cmd.Flags().StringVar(&keyFile, "key-file", "", "`FILE` with the API key; - is standard input")
+	// These stand in the place of the flags of all commands, which are for this call alone.
+	cmd.Flags().StringVar(&p.CAFile, "ca-file", "", "PEM `FILE` with the server's private CA")
+	cmd.Flags().StringVar(&keyFile, "api-key-file", "", "`FILE` with the API key; - is standard input")
 	return cmd
 }
 
