@@ -49,7 +49,9 @@ func (a Authority) Command(program, dir string) (args, env []string, err error) 
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": a.Listen.String(), "managementListenAddress": a.Management.String(),
 		"certificate": a.Cert, "privateKey": a.Key, "httpPort": a.HTTP, "tlsPort": a.TLS, "keyAlgorithm": "ecdsa",
-		"retryAfter": map[string]int{"authz": 1, "order": 1},
+		// No Retry-After: pebble would give it as a date every other time, by chance, and the Caddy of Debian 12
+		// gives up for a minute when it reads one.
+		"retryAfter": map[string]int{"authz": 0, "order": 0},
 		"profiles": map[string]any{"default": map[string]any{
 			"description": "all there is", "validityPeriod": uint64(a.Life / time.Second),
 		}},
