@@ -87,7 +87,7 @@ func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.S
 		return nil, err
 	}
 	defer leave()
-	snap := s.state.Snapshot()
+	snap := s.hub.feed.take()
 	if now := snap.Node(ss.node); now == nil || now.Key != ss.key {
 		return nil, s.bid(ctx, c, ss, now, snap)
 	}
@@ -103,7 +103,8 @@ func (s *Server) firstMap(ctx context.Context, c *call, ss *session) (*tailnet.S
 
 // update sends what is new for a stream's client. It reports whether it sent anything; done means
 // that the stream is to end.
-func (s *Server) update(ctx context.Context, c *call, ss *session, has, next *tailnet.Snapshot) (sent, done bool, err error) {
+func (s *Server) update(ctx context.Context, c *call, ss *session, has *tailnet.Snapshot, e *edition) (sent, done bool, err error) {
+	next := e.snap
 	if has.Policy().Doc != next.Policy().Doc { // rules of its own for everybody
 		leave, err := s.turn(ctx, c, ss)
 		if leave == nil {
@@ -114,7 +115,7 @@ func (s *Server) update(ctx context.Context, c *call, ss *session, has, next *ta
 	m, changed, err := s.maps.Delta(has, next, ss.viewer, s.now())
 	if err == nil && changed {
 		if err = s.send(c, kindDelta, m); err == nil {
-			s.counts.delay(s.now().Sub(has.StaleSince()))
+			s.counts.delay(s.now().Sub(e.since))
 		}
 	}
 	return changed, err != nil, err

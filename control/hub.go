@@ -70,8 +70,8 @@ func newSession(n *tailnet.Node, conn *noise.Conn, v netmap.Viewer) *session {
 	}
 }
 
-func newHub(state *tailnet.State) *hub {
-	return &hub{feed: newFeed(state), wheel: newWheel(), maps: newMapGate(), logins: make(gate, maxLogins), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
+func newHub(state *tailnet.State, news func(from, to *tailnet.Snapshot) bool) *hub {
+	return &hub{feed: newFeed(state, news), wheel: newWheel(), maps: newMapGate(), logins: make(gate, maxLogins), slots: map[tailnet.NodeID]*slot{}, over: make(chan struct{}), empty: make(chan struct{})}
 }
 
 // enter makes ss the live session of its node, unless it must be held back: then it
@@ -194,19 +194,11 @@ type Stream struct {
 func (s *Server) Streams() iter.Seq[Stream] {
 	return func(yield func(Stream) bool) {
 		for _, ss := range s.hub.all() {
-			if !yield(Stream{ss.node, int(ss.viewer.CapVer), ss.sent(), ss.conn.Sent()}) {
+			if !yield(Stream{ss.node, int(ss.viewer.CapVer), s.hub.feed.sent(ss), ss.conn.Sent()}) {
 				return
 			}
 		}
 	}
-}
-
-// sent returns the version of what was sent last; zero if nothing was.
-func (ss *session) sent() uint64 {
-	if has := ss.has.Load(); has != nil {
-		return has.Version()
-	}
-	return 0
 }
 
 // all returns the live sessions.

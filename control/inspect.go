@@ -36,14 +36,13 @@ func (s *Server) Netmap(ctx context.Context, id tailnet.NodeID) (*Netmap, error)
 	var has *tailnet.Snapshot
 	if ss := s.hub.of(id); ss != nil {
 		viewer, has = ss.viewer, ss.has.Load()
-		out.Connected = true
+		out.Connected, out.Sent = true, s.hub.feed.sent(ss)
 	}
 	out.CapVer, out.Plain = int(viewer.CapVer), viewer.Plain
 	var err error
 	if out.Full, err = s.maps.Full(snap, viewer, s.now()); err != nil || has == nil {
 		return out, err
 	}
-	out.Sent = has.Version()
 	out.Delta, _, err = s.maps.Delta(has, snap, viewer, s.now())
 	return out, err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"heddle/control/controltest"
 	"heddle/control/tailnet"
@@ -58,6 +59,31 @@ func TestNetmap(t *testing.T) {
 		if tailnet.CodeOf(err) != tailnet.NotFound {
 			t.Errorf("no such node: %v", err)
 		}
+	})
+}
+
+// What concerns no map leaves no stream behind, and is not sent.
+func TestSilentChanges(t *testing.T) {
+	scenario(t, controltest.Config{}, func(t *testing.T, s *controltest.Server, authKey string) {
+		other := s.Client("nas").Join(authKey).MustStream()
+		st := s.Client("laptop").Join(authKey).MustStream()
+		must(t, "it knows the other", st.Await(func(n *controltest.Netmap) bool { return n.Peer("nas") != nil }))
+		synctest.Wait()
+		told, from := len(st.Log()), s.State.Snapshot().Version()
+		other.Close()
+		s.AuthKey(tailnet.AuthKeySpec{Owner: s.Node("laptop").Owner})
+		time.Sleep(2 * time.Second) // the routes' grace is over, that of its presence is not
+		synctest.Wait()
+		snap := s.State.Snapshot()
+		if snap.Version() == from || len(st.Log()) != told {
+			t.Errorf("versions %d to %d, and it was sent %d messages", from, snap.Version(), len(st.Log())-told)
+		}
+		for one := range s.Control.Streams() {
+			if one.Version != snap.Version() {
+				t.Errorf("stream of node %d is at %d of %d", one.Node, one.Version, snap.Version())
+			}
+		}
+		must(t, "it learns that the other is gone", st.Await(func(n *controltest.Netmap) bool { return !*n.Peer("nas").Online }))
 	})
 }
 

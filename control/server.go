@@ -162,7 +162,7 @@ func New(o Options) *Server {
 		now:      o.Now,
 		limits:   l,
 		waiting:  waiting{pending: pending.New(l.Pending, o.Now), checks: check.New(o.Now)},
-		hub:      newHub(o.State),
+		hub:      newHub(o.State, o.Maps.News),
 		intake:   newIntake(l.Decoding),
 		throttle: newThrottle(l, o.Now),
 	}

@@ -171,7 +171,7 @@ func (s *Server) takeUp(ctx context.Context, c *call, ss *session, has **tailnet
 	if now := next.Node(ss.node); now == nil || now.Key != ss.key {
 		return true, s.bid(ctx, c, ss, now, next)
 	}
-	changed, done, err := s.update(ctx, c, ss, *has, next)
+	changed, done, err := s.update(ctx, c, ss, *has, e)
 	if done {
 		return true, err
 	}

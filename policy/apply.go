@@ -177,7 +177,7 @@ func (d *Doc) newRouting(nodes []*node, known map[netip.Prefix]*routed) *routing
 	for _, p := range r.subnets {
 		all.AddPrefix(p)
 	}
-	r.wildcard, _ = setTexts(&all)
+	r.wildcard, _ = prefixes.Texts(&all)
 	return r
 }
 

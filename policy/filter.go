@@ -164,6 +164,16 @@ func (c *Compiled) Filter(id NodeID) []FilterGroup {
 	return out
 }
 
+// Uniform reports whether all nodes of the node's class certainly have the same filter: whoever may come in
+// may go anywhere.
+func (c *Compiled) Uniform(id NodeID) bool {
+	n := c.node(id)
+	return n != nil && !slices.ContainsFunc(c.hits(n), func(h hit) bool {
+		r := &c.doc.rules[h.rule]
+		return h.mode != hitTarget || len(r.App) > 0 || !slices.Contains(c.doc.sets[r.dst].terms, c.doc.any)
+	})
+}
+
 // selfIPs are the addresses of the nodes of n's user that satisfy the set's check, as
 // sourceParts returns them.
 func (c *Compiled) selfIPs(n *node, f from) [][]string {

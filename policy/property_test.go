@@ -259,6 +259,31 @@ func TestExplainEqualsClient(t *testing.T) {
 
 // TestVisibleEqualsFilters: two nodes see each other if and only if the filter
 // of one of them lets the other in, or what the other routes.
+// TestUniform: what one node of a class has stands for all of them, where the policy says so.
+func TestUniform(t *testing.T) {
+	pairs := 0
+	for seed := range uint64(400) {
+		w := newWorld(seed)
+		doc, tn, text := w.compile(t, 10)
+		c := policy.Compile(doc, tn)
+		byClass := map[policy.Class]policy.NodeID{}
+		for _, n := range tn.Nodes {
+			like, known := byClass[c.Class(n.ID)]
+			byClass[c.Class(n.ID)] = n.ID
+			if !known || !c.Uniform(n.ID) {
+				continue
+			}
+			pairs++
+			if diff := cmp.Diff(c.Filter(like), c.Filter(n.ID)); diff != "" || !c.Uniform(like) {
+				t.Fatalf("seed %d: nodes %d and %d have one class, and other filters:\n%s\n%s", seed, like, n.ID, diff, text)
+			}
+		}
+	}
+	if pairs < 20 {
+		t.Errorf("only %d pairs of nodes were compared", pairs)
+	}
+}
+
 func TestVisibleEqualsFilters(t *testing.T) {
 	for seed := range uint64(150) {
 		w := newWorld(seed)

@@ -7,6 +7,8 @@ import (
 
 	"go4.org/netipx"
 	"tailscale.com/net/tsaddr"
+
+	"heddle/policy/prefixes"
 )
 
 // source holds the addresses of a set or a part as a source, as lists that are
@@ -49,31 +51,8 @@ var internetRanges, internetSet = func() ([]string, *netipx.IPSet) {
 		b.RemovePrefix(netip.MustParsePrefix(p))
 	}
 	b.AddPrefix(netip.MustParsePrefix("2000::/3"))
-	return setTexts(&b)
+	return prefixes.Texts(&b)
 }()
-
-// setTexts returns what a filter calls the addresses of a set.
-func setTexts(b *netipx.IPSetBuilder) ([]string, *netipx.IPSet) {
-	s, err := b.IPSet()
-	if err != nil {
-		return nil, nil // invalid prefixes only; there are none
-	}
-	var out []string
-	for _, r := range s.Ranges() {
-		out = append(out, rangeText(r))
-	}
-	return out, s
-}
-
-func rangeText(r netipx.IPRange) string {
-	if r.From() == r.To() {
-		return r.From().String()
-	}
-	if p, ok := r.Prefix(); ok {
-		return p.String()
-	}
-	return r.String()
-}
 
 // sourceParts returns the addresses of a set as a source, in lists of which
 // none is empty.
@@ -107,14 +86,14 @@ func (c *Compiled) buildSource(set int32) [][]string {
 		}
 	}
 	texts := addressTexts(nodes)
-	if more, set := setTexts(&rest); len(more) > 0 {
+	if more, set := prefixes.Texts(&rest); len(more) > 0 {
 		for _, n := range nodes {
 			for _, a := range n.addrs() {
 				rest.Add(a)
 			}
 		}
 		if texts = more; len(nodes) > 0 && set != nil {
-			texts, _ = setTexts(&rest)
+			texts, _ = prefixes.Texts(&rest)
 		}
 	}
 	if len(texts) > 0 {
@@ -169,7 +148,7 @@ func (c *Compiled) nodesIn(tm *term, p part) []string {
 			}
 		}
 	}
-	texts, _ := setTexts(&b)
+	texts, _ := prefixes.Texts(&b)
 	return texts
 }
 
@@ -196,7 +175,7 @@ func addressTexts(nodes []*node) []string {
 		if first.Addr == last.Addr {
 			out = append(out, first.text)
 		} else {
-			out = append(out, rangeText(netipx.IPRangeFrom(first.Addr, last.Addr)))
+			out = append(out, prefixes.RangeText(netipx.IPRangeFrom(first.Addr, last.Addr)))
 		}
 	}
 	return out

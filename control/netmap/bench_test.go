@@ -9,6 +9,8 @@ import (
 	"heddle/control/netmap"
 	"heddle/control/tailnet"
 	"heddle/policy"
+
+	"tailscale.com/types/key"
 )
 
 func benchFleet(b *testing.B, n int) (*fleet, []tailnet.NodeID) {
@@ -103,11 +105,24 @@ func BenchmarkDelta(b *testing.B) {
 		{"join", func(f *fleet, ids []tailnet.NodeID, i int) {
 			f.join(f.snap().Node(ids[0]).Owner, "new")
 		}},
+		{"route", func(f *fleet, ids []tailnet.NodeID, i int) {
+			lan := netip.MustParsePrefix("10.9.0.0/16")
+			f.update(func(tx *tailnet.Tx) error {
+				edit := tailnet.RouteEdit{Replace: true, Force: true}
+				if i%2 == 0 {
+					edit.Set = []netip.Prefix{lan}
+				}
+				return tx.ApproveRoutes(ids[0], edit)
+			})
+		}},
 	}
 	for _, c := range changes {
 		for _, n := range []int{1000, 10000} {
 			b.Run(fmt.Sprint(c.name, n), func(b *testing.B) {
 				f, ids := benchFleet(b, n)
+				f.update(func(tx *tailnet.Tx) error {
+					return tx.Report(ids[0], tailnet.Update{Disco: key.NewDisco().Public(), Hostinfo: hostinfo("router", "10.9.0.0/16"), CapVer: 142})
+				})
 				var buf []byte
 				for i := 0; b.Loop(); i++ {
 					b.StopTimer()

@@ -75,6 +75,34 @@ func (d *diff) fill(from, to *tailnet.Snapshot) {
 	}
 }
 
+// News reports whether anybody who knows from is to be told anything of to. Much of what changes concerns
+// no map: the keys of the admin API, or a stream that ended within its grace. It costs what changed at most,
+// and is asked once for all sessions.
+func (e *Encoder) News(from, to *tailnet.Snapshot) bool {
+	if from.Policy().Compiled != to.Policy().Compiled || from.Primaries() != to.Primaries() || from.DNS() != to.DNS() || from.DERPMap() != to.DERPMap() {
+		return true
+	}
+	for range to.UsersChangedSince(from) {
+		return true
+	}
+	for ch := range to.NodesChangedSince(from) {
+		if e.tells(&nodeDelta{old: ch.Old, new: ch.New}, from, to) {
+			return true
+		}
+	}
+	return false
+}
+
+// tells reports whether a node's change is news for its peers or for itself, if nothing else changed.
+func (e *Encoder) tells(n *nodeDelta, from, to *tailnet.Snapshot) bool {
+	if n.old == nil || n.new == nil {
+		return true
+	}
+	patch, ok := n.patches()
+	return !ok || len(patch) > 0 || !slices.Equal(notices(n.old), notices(n.new)) ||
+		!bytes.Equal(e.appendSelf(nil, from, n.old), e.appendSelf(nil, to, n.new))
+}
+
 // movedRoutes returns the subnets that a changed node served or serves, if
 // what changed may have moved them.
 func (d *diff) movedRoutes() map[netip.Prefix]bool {
@@ -151,21 +179,21 @@ func (d *diff) find(id tailnet.NodeID) (int, bool) {
 	return slices.BinarySearchFunc(d.nodes, id, func(ch *nodeDelta, id tailnet.NodeID) int { return cmp.Compare(ch.id(), id) })
 }
 
-// reclassed reports whether the node differs in what the policy looks at.
+// reclassed reports whether the node differs in what the policy looks at, or is none.
 func (d *diff) reclassed(id tailnet.NodeID) bool {
 	i, ok := d.find(id)
 	if !ok {
-		return false
+		return id == 0
 	}
 	ch := d.nodes[i]
 	return ch.old == nil || ch.new == nil || !ch.old.SameToPolicy(ch.new)
 }
 
-// candidates returns the nodes of which viewers like that one may see another
+// candidates returns the nodes of which viewers like that one, or like that other one, may see another
 // copy than before.
-func (d *diff) candidates(viewer tailnet.NodeID) []*nodeDelta {
+func (d *diff) candidates(viewer tailnet.NodeID, other func() tailnet.NodeID) []*nodeDelta {
 	switch {
-	case d.base || d.rules || d.policy && d.reclassed(viewer):
+	case d.base || d.rules || d.policy && d.reclassed(viewer) && d.reclassed(other()):
 		return d.all()
 	case d.policy || d.primaries:
 		return d.routers
@@ -232,6 +260,10 @@ type peersDelta struct {
 	patches  []*chunk
 	profiles *piece // without brackets; nil if there are none
 
+	filtering sync.Once
+	uniform   bool           // their own filters change alike
+	filters   []filterChange // if uniform
+
 	mu    sync.Mutex
 	ready map[string]Message // by what else they contain
 }
@@ -293,7 +325,7 @@ func (p *peersDelta) find(e *Encoder, d *diff, key peersKey, from, to *tailnet.S
 			return
 		}
 		c.owners = e.renamed(d, after)
-		for _, n := range d.candidates(id) {
+		for _, n := range d.candidates(id, other) {
 			c.note(e, d, n, before, after)
 		}
 	}

@@ -183,7 +183,7 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 	if !v.OmitPeers {
 		p = e.peers(d, from, to, v.ID)
 	}
-	o := e.ownChanges(d, from, to, v)
+	o := e.ownChanges(d, p, from, to, v)
 	if o.empty() && p.empty(v.ID) {
 		return Message{}, false, nil
 	}

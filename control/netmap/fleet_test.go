@@ -33,6 +33,7 @@ type fleet struct {
 	now time.Time
 
 	machines map[tailnet.NodeID]key.MachinePublic
+	news     int // how often something changed that sessions are told
 }
 
 var admin = tailnet.SystemActor("test")

@@ -23,7 +23,7 @@ type own struct {
 	ssh     []*piece // its rules, if newSSH
 }
 
-func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, v Viewer) *own {
+func (e *Encoder) ownChanges(d *diff, p *peersDelta, from, to *tailnet.Snapshot, v Viewer) *own {
 	o, id := new(own), v.ID
 	var kept policy.Kept
 	if d.policy {
@@ -47,7 +47,7 @@ func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, v Viewer) *own
 	if d.policy {
 		a, b, n := from.Policy().Compiled, to.Policy().Compiled, policy.NodeID(id)
 		if !kept.Filter {
-			o.filters = e.filterChanges(a.Filter(n), b.Filter(n))
+			o.filters = p.ownFilters(e, a, b, n)
 		}
 		if !kept.SSH {
 			o.ssh = e.ssh(b.SSH(n))
@@ -55,6 +55,20 @@ func (e *Encoder) ownChanges(d *diff, from, to *tailnet.Snapshot, v Viewer) *own
 		}
 	}
 	return o
+}
+
+// ownFilters returns how the filter of a viewer of that kind changes. Where everybody may reach everything
+// the viewers have it in common.
+func (p *peersDelta) ownFilters(e *Encoder, a, b *policy.Compiled, id policy.NodeID) []filterChange {
+	p.filtering.Do(func() {
+		if p.uniform = a.Uniform(id) && b.Uniform(id); p.uniform {
+			p.filters = e.filterChanges(a.Filter(id), b.Filter(id))
+		}
+	})
+	if p.uniform {
+		return p.filters
+	}
+	return e.filterChanges(a.Filter(id), b.Filter(id))
 }
 
 // changedPiece returns new if it differs from old.

@@ -180,6 +180,7 @@ func (f *fleet) joinWaiting(owner tailnet.UserID) error {
 type session struct {
 	v      netmap.Viewer
 	sent   *tailnet.Snapshot
+	news   int // of the fleet, when it was sent
 	model  *model
 	stocks []*stockClient // maybe none
 }
@@ -347,6 +348,7 @@ func testDeltas(t *testing.T, seed uint64, nodes, steps int) {
 	}
 	sessions := map[tailnet.NodeID]*session{}
 	var log []string
+	known, silent := f.snap(), 0
 	for step := range steps {
 		if nodes > 0 && f.rnd.IntN(4) == 0 {
 			f.stir()
@@ -357,6 +359,12 @@ func testDeltas(t *testing.T, seed uint64, nodes, steps int) {
 			continue // several changes in one delta
 		}
 		s := f.snap()
+		if f.enc.News(known, s) {
+			f.news++
+		} else {
+			silent++
+		}
+		known = s
 		for id := range sessions {
 			if s.Node(id) == nil {
 				delete(sessions, id)
@@ -374,6 +382,9 @@ func testDeltas(t *testing.T, seed uint64, nodes, steps int) {
 				t.Fatalf("node %d after\n%s", n.ID, strings.Join(log, "\n"))
 			}
 		}
+	}
+	if nodes == 0 && silent == 0 {
+		t.Error("every step was news")
 	}
 }
 
@@ -426,7 +437,10 @@ func (f *fleet) send(t *testing.T, sessions map[tailnet.NodeID]*session, n *tail
 	} else {
 		m, changed, err = f.enc.Delta(o.sent, f.snap(), o.v, f.clock())
 	}
-	o.sent = f.snap()
+	if changed && !fresh && o.news == f.news {
+		t.Fatalf("step %d: nothing of it is news, but node %d is sent %s", step, n.ID, payload(t, m, o.v.Plain))
+	}
+	o.sent, o.news = f.snap(), f.news
 	if err != nil {
 		t.Fatal(err)
 	}

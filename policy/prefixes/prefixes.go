@@ -5,6 +5,8 @@ package prefixes
 import (
 	"net/netip"
 	"slices"
+
+	"go4.org/netipx"
 )
 
 // Index finds the prefixes that contain another one, or have addresses in
@@ -46,6 +48,31 @@ func Compare(a, b netip.Prefix) int {
 
 // Host is the prefix of one address.
 func Host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// Texts returns a set of addresses, and what packet filters call it: addresses, prefixes, and ranges. Both
+// are nil if an invalid prefix is in it.
+func Texts(b *netipx.IPSetBuilder) ([]string, *netipx.IPSet) {
+	set, err := b.IPSet()
+	if err != nil {
+		return nil, nil
+	}
+	var out []string
+	for _, r := range set.Ranges() {
+		out = append(out, RangeText(r))
+	}
+	return out, set
+}
+
+// RangeText is what packet filters call a range.
+func RangeText(r netipx.IPRange) string {
+	if r.From() == r.To() {
+		return r.From().String()
+	}
+	if p, ok := r.Prefix(); ok {
+		return p.String()
+	}
+	return r.String()
+}
 
 // Containing appends the numbers of all prefixes that contain p.
 func (x *Index) Containing(out []int32, p netip.Prefix) []int32 {
