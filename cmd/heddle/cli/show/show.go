@@ -3,6 +3,7 @@
 package show
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -148,9 +149,11 @@ func (t *Table) Print(w io.Writer) {
 	for _, row := range t.rows {
 		line(row)
 	}
+	out := bufio.NewWriter(w)
+	defer out.Flush() // an error means that nobody reads it
 	// Cells that end a line may be empty; nobody wants spaces there.
 	for text := range strings.Lines(b.String()) {
-		fmt.Fprintln(w, strings.TrimRight(text, " \n"))
+		fmt.Fprintln(out, strings.TrimRight(text, " \n"))
 	}
 }
 
