@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"runtime"
 	"runtime/debug"
 	"strings"
 
@@ -21,10 +20,6 @@ import (
 // An identifier tells who makes a call.
 type identifier func(context.Context) (callers.Caller, error)
 
-// maxListing bounds the lists that are made at a time for remote callers: however many programs
-// read, there is CPU left for the clients. The others wait in line.
-var maxListing = max(1, runtime.GOMAXPROCS(0)/2)
-
 // unary is the one adapter around every method: who calls, deadline, panics,
 // errors. Who wants a list waits in line, unless that was done before.
 func (s *Server) unary(identify identifier, inLine bool) grpc.UnaryServerInterceptor {
@@ -38,9 +33,9 @@ func (s *Server) unary(identify identifier, inLine bool) grpc.UnaryServerInterce
 			err = s.mayUse(id.Actor, info.FullMethod)
 		}
 		if err == nil && inLine && id.Key != 0 && strings.Contains(info.FullMethod, "/List") {
-			var done func()
-			if done, err = turn(ctx, s.listing); err == nil {
-				defer done()
+			var turn *callers.Turn
+			if turn, err = s.gate.Reading(ctx); err == nil {
+				defer turn.End()
 			}
 		}
 		if err == nil {

@@ -153,35 +153,9 @@ func (s policies) CheckPolicy(ctx context.Context, req *v1.CheckPolicyRequest) (
 	return &v1.CheckPolicyResponse{Warnings: protoProblems(prepared.Warnings)}, nil
 }
 
-// maxBusy bounds the policies that are prepared and compared at a time: each
-// may take seconds of CPU, and clients need some of it. Those who may only read
-// have all but one of the turns, so that an admin always finds one.
-const maxBusy = 2
-
 // busy waits for a turn to do work that takes long; done ends it.
 func (s *Server) busy(ctx context.Context) (done func(), err error) {
-	if actorOf(ctx).Can(tailnet.Write(tailnet.AreaPolicy)) {
-		return turn(ctx, s.turns)
-	}
-	read, err := turn(ctx, s.readers)
-	if err != nil {
-		return nil, err
-	}
-	work, err := turn(ctx, s.turns)
-	if err != nil {
-		read()
-		return nil, err
-	}
-	return func() { work(); read() }, nil
-}
-
-func turn(ctx context.Context, turns chan struct{}) (done func(), err error) {
-	select {
-	case turns <- struct{}{}:
-		return func() { <-turns }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return s.gate.Working(ctx, actorOf(ctx))
 }
 
 const (

@@ -86,11 +86,7 @@ type Server struct {
 	health *health.Server
 	remote *grpc.Server // for Handler; owns no listener
 	// streams are the methods that go on until the caller has enough.
-	streams map[string]bool
-	turns   chan struct{} // of work that takes long
-	// readers are the turns that those who may only read can have.
-	readers  chan struct{}
-	listing  chan struct{} // turns of lists
+	streams  map[string]bool
 	watchers chan struct{} // turns of streams
 	places   *news.Places
 
@@ -108,8 +104,7 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{opts: o, log: o.Log, health: health.NewServer(), turns: make(chan struct{}, maxBusy), readers: make(chan struct{}, maxBusy-1)}
-	s.listing = make(chan struct{}, maxListing)
+	s := &Server{opts: o, log: o.Log, health: health.NewServer()}
 	s.watchers, s.places = make(chan struct{}, maxWatchers), news.NewPlaces()
 	s.gate = callers.NewGate(o.State, o.Now, o.Log)
 	s.ending, s.end = context.WithCancel(context.Background())
@@ -212,7 +207,7 @@ func (s *Server) Handler(next http.Handler) http.Handler {
 func (s *Server) REST() (http.Handler, error) {
 	methods := &rest.Methods{Unary: s.unary(callers.Known, false), Stream: s.stream(callers.Known)}
 	s.register(methods)
-	wait := func(ctx context.Context) (func(), error) { return turn(ctx, s.listing) }
+	wait := func(ctx context.Context) (rest.Turn, error) { return s.gate.Reading(ctx) }
 	return rest.New(rest.Options{Methods: methods, Wait: wait, Identify: func(r *http.Request) (context.Context, error) {
 		id, err := s.gate.Identify(r)
 		if err != nil {

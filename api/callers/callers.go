@@ -1,5 +1,6 @@
 // Package callers owns who calls the admin API, as a tailnet.Actor: whoever may open
-// the unix socket, or the holder of an API key over TLS; and how often they may call.
+// the unix socket, or the holder of an API key over TLS; how often they may call, and how many are
+// served at a time.
 //
 // It refuses to know what they call. It holds no state but counts of calls.
 package callers
@@ -17,6 +18,7 @@ import (
 	"heddle/control/tailnet"
 
 	"github.com/tailscale/peercred"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -50,6 +52,10 @@ type Gate struct {
 	failed *limiter[netip.Addr]
 	byKey  *limiter[tailnet.APIKeyID]
 	byAddr *limiter[netip.Addr]
+
+	// asking are the turns of working that those who may only read can have.
+	reading, working, asking line
+	held                     *semaphore.Weighted // bytes
 }
 
 // NewGate makes a gate to a tailnet.
@@ -57,6 +63,8 @@ func NewGate(state *tailnet.State, now func() time.Time, log *slog.Logger) *Gate
 	return &Gate{
 		state: state, now: now, log: log,
 		failed: newLimiter[netip.Addr](failPace), byAddr: newLimiter[netip.Addr](addrPace), byKey: newLimiter[tailnet.APIKeyID](keyPace),
+		reading: make(line, maxReading), working: make(line, maxBusy), asking: make(line, maxBusy-1),
+		held: semaphore.NewWeighted(maxHeld),
 	}
 }
 
@@ -80,7 +88,11 @@ func (c socketCreds) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthI
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		name:           "unknown",
 	}
-	creds, err := peercred.Get(conn)
+	socket := conn
+	if counted, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		socket = counted.NetConn()
+	}
+	creds, err := peercred.Get(socket)
 	if err != nil {
 		// Whoever could connect is trusted; the name is only for the record.
 		c.log.Debug("local admin connection without peer credentials", "err", err)

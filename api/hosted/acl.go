@@ -10,6 +10,7 @@ import (
 
 	"heddle/control/tailnet"
 	"heddle/policy"
+	"heddle/policy/syntax"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/tailscale/hujson"
@@ -17,8 +18,8 @@ import (
 
 const mediaHuJSON = "application/hujson"
 
-// defaultETag stands for the policy of a tailnet where none was ever set: who sends it in If-Match
-// wants to be the first.
+// defaultETag stands for the policy of a tailnet where none was ever set, or where it was given up: who sends
+// it in If-Match wants to be the first.
 const defaultETag = "ts-default"
 
 // defaultPolicy is what is in force then, written down.
@@ -52,19 +53,47 @@ func etagOf(source string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func (s *Server) getACL(c *call) (any, error) { return c.acl(sourceOf(c.snapshot().Policy())) }
+func (s *Server) getACL(c *call) (any, error) {
+	source := sourceOf(c.snapshot().Policy())
+	if c.URL.Query().Get("details") == "true" {
+		return c.aclDetails(source), nil
+	}
+	return c.acl(source)
+}
+
+// aclDetails is the policy with what there is to say of it.
+type aclDetails struct {
+	ACL      []byte   `json:"acl"` // base64 of the HuJSON
+	Warnings []string `json:"warnings"`
+	Errors   []string `json:"errors"`
+}
+
+func (c *call) aclDetails(source string) aclDetails {
+	d := aclDetails{ACL: []byte(source)}
+	p, err := tailnet.PreparePolicy(c.snapshot(), source)
+	var problems policy.Errors
+	switch {
+	case err == nil:
+		d.Warnings = dataOf(p.Warnings)[0].Errors
+	case errors.As(err, &problems): // of users and devices that came after it, say
+		d.Errors = dataOf(problems)[0].Errors
+	default:
+		d.Errors = []string{tailnet.Message(err)}
+	}
+	return d
+}
 
 // acl answers with a policy in the form that the caller accepts.
 func (c *call) acl(source string) (any, error) {
 	c.header.Set("ETag", `"`+etagOf(source)+`"`)
 	if c.accepts(mediaHuJSON) {
-		return raw{mediaHuJSON, []byte(source)}, nil
+		return &raw{mediaHuJSON, []byte(source)}, nil
 	}
 	text, err := hujson.Standardize([]byte(source))
 	if err != nil {
 		return nil, &tailnet.Error{Code: tailnet.Internal, Msg: "the stored policy is not HuJSON", Err: err}
 	}
-	return raw{"application/json", text}, nil
+	return &raw{mediaJSON, text}, nil
 }
 
 func (s *Server) setACL(c *call) (any, error) {
@@ -79,7 +108,7 @@ func (s *Server) setACL(c *call) (any, error) {
 	ifMatch := ""
 	switch want := strings.Trim(strings.TrimPrefix(c.Header.Get("If-Match"), "W/"), `"`); {
 	case want == "":
-	case want == defaultETag && now.Source == "", want == etagOf(sourceOf(now)), want == now.ETag:
+	case want == defaultETag && sourceOf(now) == defaultPolicy, want == etagOf(sourceOf(now)), want == now.ETag:
 		ifMatch = now.ETag
 	default:
 		return nil, tailnet.Errorf(tailnet.Changed, "the policy has changed meanwhile; fetch it again")
@@ -88,6 +117,11 @@ func (s *Server) setACL(c *call) (any, error) {
 	if strings.TrimSpace(source) == "" {
 		source = defaultPolicy
 	}
+	done, err := c.working()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if _, _, err := s.State.PutPolicy(c.Context(), c.actor, source, ifMatch); err != nil {
 		return nil, err
 	}
@@ -101,8 +135,13 @@ func (s *Server) validateACL(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	done, err := c.working()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	source := string(text)
-	if plain, err := hujson.Standardize(text); err == nil && strings.HasPrefix(strings.TrimSpace(string(plain)), "[") {
+	if plain, err := syntax.Standardize(text); err == nil && strings.HasPrefix(strings.TrimSpace(string(plain)), "[") {
 		if source, err = withTests(sourceOf(c.snapshot().Policy()), plain); err != nil {
 			return nil, err
 		}

@@ -60,7 +60,7 @@ type Server struct {
 
 // New makes a Server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP)}
+	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP, o.Now)}
 	s.routes.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "there is nothing at this path", nil)
 	})
@@ -133,24 +133,61 @@ func (s *Server) admin(right tailnet.Right, h handler) http.HandlerFunc {
 			refuse(w, http.StatusForbidden, "this key may not do that: it takes the scope "+right.String(), nil)
 			return
 		}
-		v, err := h(c)
-		if err != nil {
-			fail(w, s.Log, r, err)
+		if r.Method == http.MethodGet {
+			c.read(w, h)
 			return
 		}
-		reply(w, v)
+		c.do(w, h)
 	}
+}
+
+// do answers what changes something, or works for those who brought another secret.
+func (c *call) do(w http.ResponseWriter, h handler) {
+	answer, err := c.answer(h)
+	if err != nil {
+		fail(w, c.server.Log, c.Request, err)
+		return
+	}
+	answer.send(w)
+}
+
+// read answers what is only read, and may be long, in a turn of those who read. It is sent once it is complete.
+func (c *call) read(w http.ResponseWriter, h handler) {
+	turn, err := c.server.Gate.Reading(c.Context())
+	if err != nil {
+		fail(w, c.server.Log, c.Request, err)
+		return
+	}
+	defer turn.End()
+	answer, err := c.answer(h)
+	if err == nil {
+		err = turn.Made(c.Context(), len(answer.text))
+	}
+	if err != nil {
+		fail(w, c.server.Log, c.Request, err)
+		return
+	}
+	answer.send(w)
+}
+
+// answer is the whole of what a handler answers.
+func (c *call) answer(h handler) (*raw, error) {
+	v, err := h(c)
+	if err != nil {
+		return nil, err
+	}
+	return encode(v)
+}
+
+// working waits for a turn to do work that takes long; done ends it.
+func (c *call) working() (done func(), err error) {
+	return c.server.Gate.Working(c.Context(), c.actor)
 }
 
 // stranger adapts a handler for those who bring a secret of another sort.
 func (s *Server) stranger(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		v, err := h(&call{Request: r, server: s, header: w.Header()})
-		if err != nil {
-			fail(w, s.Log, r, err)
-			return
-		}
-		reply(w, v)
+		(&call{Request: r, server: s, header: w.Header()}).do(w, h)
 	}
 }
 
@@ -206,18 +243,27 @@ type raw struct {
 	text      []byte
 }
 
-func reply(w http.ResponseWriter, v any) {
-	if r, ok := v.(raw); ok {
-		w.Header().Set("Content-Type", r.mediaType)
-		w.Write(r.text) // an error means that the caller has left
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if v == nil {
-		v = struct{}{}
-	}
-	json.NewEncoder(w).Encode(v)
+func (r *raw) send(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", r.mediaType)
+	w.Write(r.text) // an error means that the caller has left
 }
+
+// encode makes the answer of what a handler returns; nil is an empty object.
+func encode(v any) (*raw, error) {
+	switch v := v.(type) {
+	case *raw:
+		return v, nil
+	case nil:
+		return &raw{mediaJSON, []byte("{}\n")}, nil
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, &tailnet.Error{Code: tailnet.Internal, Msg: "the answer cannot be written down", Err: err}
+	}
+	return &raw{mediaJSON, append(text, '\n')}, nil
+}
+
+const mediaJSON = "application/json"
 
 // problem is the body of every error: clients decode it whatever the status.
 type problem struct {
@@ -233,7 +279,7 @@ type problemData struct {
 
 func refuse(w http.ResponseWriter, code int, message string, data []problemData) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", mediaJSON)
 	switch code {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="heddle"`)
@@ -244,7 +290,7 @@ func refuse(w http.ResponseWriter, code int, message string, data []problemData)
 	json.NewEncoder(w).Encode(problem{Message: message, Data: data, Status: code})
 }
 
-// statuses are the two tables of error codes on this wire: of the tailnet, and of identities.
+// statuses are the two tables of error codes on this wire: of the tailnet, and of the gate.
 var statuses = map[tailnet.Code]int{
 	tailnet.Invalid:     http.StatusBadRequest,
 	tailnet.NotFound:    http.StatusNotFound,
@@ -255,18 +301,19 @@ var statuses = map[tailnet.Code]int{
 	tailnet.Unavailable: http.StatusServiceUnavailable,
 }
 
-var identityStatuses = map[codes.Code]int{
+var gateStatuses = map[codes.Code]int{
 	codes.Unauthenticated:   http.StatusUnauthorized,
 	codes.PermissionDenied:  http.StatusForbidden,
 	codes.ResourceExhausted: http.StatusTooManyRequests,
+	codes.Unavailable:       http.StatusServiceUnavailable,
 }
 
 func fail(w http.ResponseWriter, log *slog.Logger, r *http.Request, err error) {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || r.Context().Err() != nil {
 		return // nobody reads it
 	}
 	if st, ok := status.FromError(err); ok {
-		if code := identityStatuses[st.Code()]; code != 0 {
+		if code := gateStatuses[st.Code()]; code != 0 {
 			refuse(w, code, st.Message(), nil)
 			return
 		}

@@ -50,6 +50,19 @@ func (l noLog) Audit(_ context.Context, _ string, q tailnet.AuditQuery) (page []
 
 func newWorld(t *testing.T) *world {
 	store := new(tailnettest.Store)
+	w := newTailnet(t, store)
+	log := slog.New(slog.DiscardHandler)
+	srv := httptest.NewServer(hosted.New(hosted.Options{
+		State: w.state, Gate: callers.NewGate(w.state, time.Now, log), Audit: noLog{store}, Log: log, Now: time.Now, HTTP: http.DefaultClient,
+	}))
+	t.Cleanup(srv.Close)
+	w.url, _ = url.Parse(srv.URL)
+	w.client = w.as(w.secret)
+	return w
+}
+
+// newTailnet makes a world that nothing is served of.
+func newTailnet(t *testing.T, store *tailnettest.Store) *world {
 	state, err := tailnet.Open(t.Context(), store, tailnet.Options{KeyExpiry: 180 * 24 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -58,13 +71,7 @@ func newWorld(t *testing.T) *world {
 	done := make(chan error)
 	go func() { done <- state.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	log := slog.New(slog.DiscardHandler)
-	srv := httptest.NewServer(hosted.New(hosted.Options{
-		State: state, Gate: callers.NewGate(state, time.Now, log), Audit: noLog{store}, Log: log, Now: time.Now, HTTP: http.DefaultClient,
-	}))
-	t.Cleanup(srv.Close)
 	w := &world{T: t, state: state}
-	w.url, _ = url.Parse(srv.URL)
 	var id tailnet.NodeID
 	w.update(func(tx *tailnet.Tx) (err error) {
 		if err := tx.SetDNSPins(tailnet.DNSPins{BaseDomain: "tail.test"}); err != nil {
@@ -91,7 +98,6 @@ func newWorld(t *testing.T) *world {
 		return err
 	})
 	w.laptop = state.Snapshot().Node(id)
-	w.client = w.as(w.secret)
 	return w
 }
 

@@ -34,8 +34,6 @@ const (
 	maxBody = 6 << 20
 	// bodyTime bounds how long a body may take to arrive.
 	bodyTime = 30 * time.Second
-	// waitTime bounds how long a request waits for its turn.
-	waitTime = 30 * time.Second
 )
 
 // Options are what a Handler needs. All are required.
@@ -44,8 +42,16 @@ type Options struct {
 	// Identify returns the context with which a request calls its method, or why it may
 	// not, as a gRPC status.
 	Identify func(*http.Request) (context.Context, error)
-	// Wait waits for a turn to read something; done ends it.
-	Wait func(context.Context) (done func(), err error)
+	// Wait waits for a turn to read something. Its error is a gRPC status.
+	Wait func(context.Context) (Turn, error)
+}
+
+// A Turn lets something be read.
+type Turn interface {
+	// Made gives the turn to the next, with an answer of some bytes to be sent. Its error is a gRPC status.
+	Made(ctx context.Context, size int) error
+	// End says that the answer was sent, or that there is none.
+	End()
 }
 
 // Handler serves the API.
@@ -138,18 +144,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // read answers what may be long. It is written once it is complete, so that a slow
 // receiver keeps nobody waiting.
 func (h *Handler) read(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), waitTime)
-	defer cancel()
-	done, err := h.opts.Wait(ctx)
+	turn, err := h.opts.Wait(r.Context())
 	if err != nil {
-		Refuse(w, status.FromContextError(err).Err())
+		Refuse(w, err)
 		return
 	}
+	defer turn.End()
 	out := &answer{ResponseWriter: w, status: http.StatusOK}
-	func() {
-		defer done()
-		h.mux.ServeHTTP(out, r)
-	}()
+	h.mux.ServeHTTP(out, r)
+	if err := turn.Made(r.Context(), out.body.Len()); err != nil {
+		return // nobody reads it
+	}
 	w.WriteHeader(out.status)
 	_, _ = w.Write(out.body.Bytes()) // the client is gone
 }

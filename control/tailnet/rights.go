@@ -82,9 +82,13 @@ func ScopeMay(scope string, r Right) bool {
 	return area == "all" || area == string(r.Area) || strings.HasPrefix(string(r.Area), area+":")
 }
 
-// KnownScope reports whether a scope gives any right.
+// foreignScopes are those of the hosted service that are about what heddle does not have. They give no
+// right; clients are made with them for programs such as the Kubernetes operator.
+var foreignScopes = []string{"device_invites", "federated_keys", "log_streaming", "logs:network", "networking_settings", "oauth_apps", "services"}
+
+// KnownScope reports whether there is such a scope.
 func KnownScope(scope string) bool {
-	return slices.ContainsFunc(Areas, func(a Area) bool { return ScopeMay(scope, Read(a)) })
+	return slices.Contains(foreignScopes, strings.TrimSuffix(scope, ":read")) || slices.ContainsFunc(Areas, func(a Area) bool { return ScopeMay(scope, Read(a)) })
 }
 
 func errUnknownScope(scope string) error {
