@@ -60,7 +60,7 @@ type Server struct {
 
 // New makes a Server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP, o.Now)}
+	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP)}
 	s.routes.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "there is nothing at this path", nil)
 	})
