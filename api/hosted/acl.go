@@ -10,6 +10,7 @@ import (
 
 	"heddle/control/tailnet"
 	"heddle/policy"
+	"heddle/policy/syntax"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/tailscale/hujson"
@@ -140,7 +141,7 @@ func (s *Server) validateACL(c *call) (any, error) {
 	}
 	defer done()
 	source := string(text)
-	if plain, err := hujson.Standardize(text); err == nil && strings.HasPrefix(strings.TrimSpace(string(plain)), "[") {
+	if plain, err := syntax.Standardize(text); err == nil && strings.HasPrefix(strings.TrimSpace(string(plain)), "[") {
 		if source, err = withTests(sourceOf(c.snapshot().Policy()), plain); err != nil {
 			return nil, err
 		}

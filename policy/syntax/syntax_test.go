@@ -1,6 +1,7 @@
 package syntax_test
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -226,6 +227,22 @@ func TestLimits(t *testing.T) {
 		}
 		if len(list) > 100 {
 			t.Errorf("%s: %d errors", c.name, len(list))
+		}
+	}
+}
+
+// TestStandardize: JSON comes of any HuJSON but one that nobody can read.
+func TestStandardize(t *testing.T) {
+	src := []byte("[ // tests\n{\"src\": \"a\",},]")
+	before := string(src)
+	got, err := syntax.Standardize(src)
+	if err != nil || !json.Valid(got) || string(src) != before {
+		t.Errorf("%q, %v; the text is %q now", got, err, src)
+	}
+	for _, bad := range []string{"", "[", strings.Repeat("[", 4<<20)} {
+		var list syntax.Errors
+		if _, err := syntax.Standardize([]byte(bad)); !errors.As(err, &list) {
+			t.Errorf("%.10s: %.100v", bad, err)
 		}
 	}
 }

@@ -106,6 +106,17 @@ func (r *reader) parse() (*hujson.Value, error) {
 	return &v, nil
 }
 
+// Standardize returns HuJSON as JSON. Other than the parser below it refuses, with an Errors, what nests so deep that
+// reading it would end the process: whoever has a text of anybody's goes this way.
+func Standardize(src []byte) ([]byte, error) {
+	v, err := newReader(bytes.Clone(src)).parse()
+	if err != nil {
+		return nil, err
+	}
+	v.Standardize()
+	return v.Pack(), nil
+}
+
 // tooDeep returns the offset of the bracket that nests too deep, or -1. It
 // runs before the parser, so it reads strings and comments by itself.
 func tooDeep(b []byte) int {
