@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -13,14 +14,17 @@ import (
 
 	"heddle/control/tailnet"
 	"heddle/db"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // A wire lies between heddle and PostgreSQL. It can be told to break at the next commit: before
-// the server hears of it, or after it has answered.
+// the server hears of it, after it has answered, or so that the server hears of it late.
 type wire struct {
 	dir, to string // directories of sockets
 	mu      sync.Mutex
-	cut     string // "", "before", "after"
+	cut     string        // "", "before", "after", "late"
+	late    chan struct{} // closed when the server is to hear of what was cut "late"
 }
 
 // newWire returns a wire to the server of the tests and the URL that leads through it.
@@ -31,7 +35,7 @@ func newWire(t *testing.T, url string) (*wire, string) {
 		t.Fatal(err)
 	}
 	before, to, _ := strings.Cut(url, "?host=")
-	w := &wire{dir: dir, to: to}
+	w := &wire{dir: dir, to: to, late: make(chan struct{})}
 	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +102,13 @@ func (w *wire) pipe(client net.Conn) {
 				server.Write(buf[:n])
 				<-answered
 				return
+			case "late":
+				mute.Lock()
+				client.Close()
+				<-w.late
+				server.Write(append(buf[:n], 'X', 0, 0, 0, 4)) // and that is all
+				<-answered
+				return
 			}
 		}
 		if _, err := server.Write(buf[:n]); err != nil && !errors.Is(err, io.EOF) {
@@ -144,5 +155,41 @@ func TestLostAnswer(t *testing.T) {
 	audit, _, err := s.Audit(t.Context(), tailnet.Default, tailnet.AuditQuery{})
 	if err != nil || img.Seq != 21 || len(img.Nodes) != 21 || len(audit) != 20 {
 		t.Errorf("%d nodes and %d entries at %d, %v", len(img.Nodes), len(audit), img.Seq, err)
+	}
+}
+
+// A commit that the server has not heard of yet, although its connection is gone, may still happen: who asks
+// what became of it waits until that is decided.
+func TestLateCommit(t *testing.T) {
+	place := onPostgres(t)(t)
+	w, url := newWire(t, place.URL)
+	s := open(t, db.Options{URL: url})
+	commit(t, s, nodes(0, testNode(1)))
+	server, err := pgx.Connect(t.Context(), place.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close(context.WithoutCancel(t.Context()))
+	hear := sync.OnceFunc(func() { close(w.late) })
+	defer hear()
+	w.breakAt("late")
+	answer := make(chan error, 1)
+	go func() { answer <- s.Commit(t.Context(), nodes(1, testNode(2))) }()
+	for waits := 0; waits == 0; {
+		select {
+		case err := <-answer:
+			t.Fatalf("it was answered before it was decided: %v", err)
+		default:
+		}
+		if err := server.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE NOT granted").Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear()
+	if err := <-answer; err != nil {
+		t.Errorf("a commit that happened: %v", err)
+	}
+	if img := load(t, s, tailnet.Default); img.Seq != 2 || len(img.Nodes) != 2 {
+		t.Errorf("%d nodes at %d", len(img.Nodes), img.Seq)
 	}
 }

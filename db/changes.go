@@ -96,9 +96,7 @@ func (d *DB) outcome(ctx context.Context, delta *tailnet.Delta, id string, cause
 	retry := time.NewTicker(100 * time.Millisecond)
 	defer retry.Stop()
 	for {
-		var found []changeRow
-		// Asked where commits are written: nobody else's view of it counts.
-		err := d.write.WithContext(ctx).Where("tailnet = ? AND seq = ?", delta.Tailnet, int64(delta.Base+1)).Find(&found).Error
+		found, err := d.committed(ctx, delta)
 		switch {
 		case err != nil:
 		case len(found) > 0 && found[0].ID == id:
@@ -118,6 +116,20 @@ func (d *DB) outcome(ctx context.Context, delta *tailnet.Delta, id string, cause
 		case <-retry.C:
 		}
 	}
+}
+
+// committed returns what the log has in the place of a delta, once nobody can put it there any more: the
+// server may be at work on a commit whose connection is gone, and finish it. Until then that holds the
+// row of the tailnet, as every commit does.
+func (d *DB) committed(ctx context.Context, delta *tailnet.Delta) (found []changeRow, err error) {
+	// Asked where commits are written: nobody else's view of it counts.
+	err = d.write.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Exec("SELECT seq FROM tailnets WHERE name = ? FOR UPDATE", delta.Tailnet).Error; err != nil {
+			return err
+		}
+		return tx.Where("tailnet = ? AND seq = ?", delta.Tailnet, int64(delta.Base+1)).Find(&found).Error
+	})
+	return found, err
 }
 
 // Watch implements tailnet.Store.
