@@ -8,8 +8,9 @@ import (
 	"strings"
 
 	"heddle/control/noise"
-	"heddle/control/pending"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/httpcode"
+	"heddle/site"
 
 	"github.com/go-chi/chi/v5"
 	"tailscale.com/tailcfg"
@@ -50,7 +51,7 @@ func (c *call) cause() string {
 	if c.known {
 		return c.machine.String()
 	}
-	return pending.Group(c.conn.Remote()).String()
+	return site.Of(c.conn.Remote()).String()
 }
 
 // actor is the client, as the audit log knows it.
@@ -108,18 +109,6 @@ func endpoint[Req any](s *Server, serve func(context.Context, *call, *Req) error
 	}
 }
 
-// statuses is the one table from error codes to HTTP.
-var statuses = map[tailnet.Code]int{
-	tailnet.Invalid:     http.StatusBadRequest,
-	tailnet.NotFound:    http.StatusNotFound,
-	tailnet.Conflict:    http.StatusConflict,
-	tailnet.Changed:     http.StatusPreconditionFailed,
-	tailnet.Denied:      http.StatusForbidden,
-	tailnet.Exhausted:   http.StatusTooManyRequests,
-	tailnet.Unavailable: http.StatusServiceUnavailable,
-	tailnet.Internal:    http.StatusInternalServerError,
-}
-
 // fail answers with an error and logs it. A client that keeps asking the same
 // is heard once in ten minutes; our own faults have a limit of their own, which
 // nobody else can use up.
@@ -142,7 +131,7 @@ func (s *Server) fail(ctx context.Context, c *call, path string, err error) {
 	if code == tailnet.Exhausted || code == tailnet.Unavailable {
 		c.w.Header().Set("Retry-After", retryAfter)
 	}
-	http.Error(c.w, tailnet.Message(err), statuses[code])
+	http.Error(c.w, tailnet.Message(err), httpcode.Of(err))
 }
 
 // tooOld refuses clients that heddle cannot talk to.

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"heddle/control/netmap"
-	"heddle/control/pending"
 	"heddle/control/tailnet"
+	"heddle/site"
 
 	"tailscale.com/tailcfg"
 )
@@ -82,7 +82,7 @@ func (s *Server) report(ctx context.Context, c *call, id tailnet.NodeID, req *ta
 // was set up anew: it is told to log in again like one whose node is gone. Strangers can do this, so
 // it is limited, and one stream of a connection stays open.
 func (s *Server) serveUnknown(ctx context.Context, c *call, req *tailcfg.MapRequest, v netmap.Viewer) error {
-	if !s.throttle.ghosts.allow(pending.Group(c.conn.Remote())) {
+	if !s.throttle.ghosts.allow(site.Of(c.conn.Remote())) {
 		return errBusy
 	}
 	if req.Stream {

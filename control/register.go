@@ -10,6 +10,7 @@ import (
 
 	"heddle/control/pending"
 	"heddle/control/tailnet"
+	"heddle/site"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -193,7 +194,7 @@ func (s *Server) sendToPage(c *call, r tailnet.Registration) (*tailcfg.RegisterR
 	if fresh {
 		s.counts.logins[loginWaits].Add(1)
 	}
-	if fresh && s.throttle.logins.allow(pending.Group(c.conn.Remote())) {
+	if fresh && s.throttle.logins.allow(site.Of(c.conn.Remote())) {
 		s.log.Info("login waits for approval", "hostname", l.Registration.Hostinfo.Hostname, "machine", c.machine.ShortString(), "remote", c.conn.Remote())
 	}
 	return &tailcfg.RegisterResponse{AuthURL: s.url.JoinPath("register", l.ID).String()}, nil

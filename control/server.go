@@ -21,6 +21,7 @@ import (
 	"heddle/control/oidc"
 	"heddle/control/pending"
 	"heddle/control/tailnet"
+	"heddle/site"
 
 	"github.com/go-chi/chi/v5"
 	"tailscale.com/tailcfg"
@@ -203,7 +204,7 @@ func (s *Server) Routes(r chi.Router) {
 func (s *Server) limitPages(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ap, _ := netip.ParseAddrPort(r.RemoteAddr)
-		if s.throttle.pages.allow(pending.Group(ap.Addr())) {
+		if s.throttle.pages.allow(site.Of(ap.Addr())) {
 			next.ServeHTTP(w, r)
 			return
 		}

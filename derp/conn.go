@@ -129,17 +129,6 @@ func (c *conn) readHello() error {
 	return nil
 }
 
-// group is what counts as one address: hosts choose freely within an IPv6 /64. The zero Prefix
-// stands for an unknown one.
-func (c *conn) group() netip.Prefix {
-	bits := c.src.BitLen()
-	if c.src.Is6() {
-		bits = 64
-	}
-	p, _ := c.src.WithZone("").Prefix(bits)
-	return p
-}
-
 // cut makes the connection end, without waiting for that. It reports whether it
 // was the first to do so.
 func (c *conn) cut() bool {

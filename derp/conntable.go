@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 
+	"heddle/site"
+
 	"tailscale.com/types/key"
 )
 
@@ -42,23 +44,25 @@ func (t *connTable) add(c *conn) (surplus *conn, ok bool) {
 		t.settleLocked(surplus)
 	}
 	t.open[c] = false
-	t.pending[c.group()] = append(t.pending[c.group()], c)
+	from := site.Of(c.src)
+	t.pending[from] = append(t.pending[from], c)
 	t.waiting++
 	return surplus, true
 }
 
 // settleLocked takes c from those that are pending, if it is there.
 func (t *connTable) settleLocked(c *conn) {
-	conns := t.pending[c.group()]
+	from := site.Of(c.src)
+	conns := t.pending[from]
 	i := slices.Index(conns, c)
 	if i < 0 {
 		return
 	}
 	t.waiting--
 	if conns = slices.Delete(conns, i, i+1); len(conns) > 0 {
-		t.pending[c.group()] = conns
+		t.pending[from] = conns
 	} else {
-		delete(t.pending, c.group())
+		delete(t.pending, from)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/httpcode"
 )
 
 //go:embed page.html
@@ -93,23 +94,12 @@ func (p *Pages) writeUnknown(w http.ResponseWriter, kind string) {
 	p.write(w, http.StatusNotFound, page{View: "unknown", Title: "This link is not valid", Kind: kind})
 }
 
-// statuses are what errors are to browsers.
-var statuses = map[tailnet.Code]int{
-	tailnet.Invalid:     http.StatusBadRequest,
-	tailnet.NotFound:    http.StatusNotFound,
-	tailnet.Conflict:    http.StatusConflict,
-	tailnet.Denied:      http.StatusForbidden,
-	tailnet.Exhausted:   http.StatusTooManyRequests,
-	tailnet.Unavailable: http.StatusServiceUnavailable,
-}
-
 // refuse tells why something is not done, and how to go on. then is the subject that it was for,
 // "" if that is not known.
 func (p *Pages) refuse(w http.ResponseWriter, then string, err error) {
 	v := page{View: "refused", Title: "That did not work", Message: sentence(tailnet.Message(err))}
-	status, known := statuses[tailnet.CodeOf(err)]
-	if !known {
-		status = http.StatusInternalServerError
+	status := httpcode.Of(err)
+	if status == http.StatusInternalServerError {
 		p.log.Error("login page failed", "err", err)
 	}
 	if status == http.StatusServiceUnavailable {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"heddle/control/h2"
+	"heddle/site"
 
 	"tailscale.com/control/controlbase"
 	"tailscale.com/types/key"
@@ -48,7 +49,7 @@ func (c *Conn) Remote() netip.Addr { return c.remote }
 // belongs to a node.
 func (c *Conn) Vouch() {
 	s := c.server
-	s.strangers.leave(group(c.remote), c)
+	s.strangers.leave(site.Of(c.remote), c)
 }
 
 // Heard counts what came from the client. A count that grows after a Ping

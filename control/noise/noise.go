@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"heddle/control/h2"
+	"heddle/site"
 
 	"github.com/coder/websocket"
 	"tailscale.com/control/controlbase"
@@ -251,12 +252,12 @@ func (s *Server) admit(c *Conn) (evicted *Conn) {
 	if s.opts.Known(c.Peer()) {
 		return s.known.join(c.Peer(), c)
 	}
-	return s.strangers.join(group(c.remote), c)
+	return s.strangers.join(site.Of(c.remote), c)
 }
 
 func (s *Server) forget(c *Conn) {
 	c.cancel()
-	s.strangers.leave(group(c.remote), c)
+	s.strangers.leave(site.Of(c.remote), c)
 	s.known.leave(c.Peer(), c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -336,16 +337,6 @@ func (s *Server) Stats() Stats {
 		Open: open, Strangers: s.strangers.len(),
 		Accepted: s.counts.accepted.Load(), Refused: s.counts.refused.Load(), Evicted: s.counts.evicted.Load(),
 	}
-}
-
-// group is what counts as one address: hosts choose freely within an IPv6 /64.
-func group(a netip.Addr) netip.Prefix {
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
-	return p
 }
 
 func remoteAddr(r *http.Request) netip.Addr {

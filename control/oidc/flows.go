@@ -212,14 +212,3 @@ func (t *flows) forgetLocked(f *flow) {
 		delete(t.perAddr, f.from)
 	}
 }
-
-// group is what counts as one address: hosts choose freely within an IPv6 /64.
-func group(a netip.Addr) netip.Prefix {
-	a = a.Unmap()
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
-	return p
-}

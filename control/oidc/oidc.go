@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/site"
 
 	"golang.org/x/oauth2"
 )
@@ -174,7 +175,7 @@ func (p *Providers) send(w http.ResponseWriter, r *http.Request, name string, f 
 	}
 	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
 	f.state, f.nonce, f.verifier = rand.Text(), rand.Text(), oauth2.GenerateVerifier()
-	f.provider, f.browser, f.from = one, digestOf(browser), group(ap.Addr())
+	f.provider, f.browser, f.from = one, digestOf(browser), site.Of(ap.Addr())
 	if err := p.flows.add(f); err != nil {
 		return err
 	}

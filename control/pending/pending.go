@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/site"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -156,13 +157,13 @@ func (t *Table) Start(r tailnet.Registration, from netip.Addr) (l Login, fresh b
 		default:
 			continue
 		}
-		if addr := Group(e.login.From); !e.busy && t.makeRoomLocked(e, addr, 0, len(host)-len(e.host)) {
+		if addr := site.Of(e.login.From); !e.busy && t.makeRoomLocked(e, addr, 0, len(host)-len(e.host)) {
 			t.countLocked(addr, 0, len(host)-len(e.host))
 			e.login.Registration, e.host = r, host
 		}
 		return e.Login(), false, nil
 	}
-	addr := Group(from)
+	addr := site.Of(from)
 	for len(t.byMachine[r.Machine]) >= t.limits.PerMachine {
 		if !t.forgetOldestLocked(nil, func(e *entry) bool { return e.login.Registration.Machine == r.Machine }) {
 			return Login{}, false, errFull
@@ -204,7 +205,7 @@ func (t *Table) makeRoomLocked(keep *entry, addr netip.Prefix, logins, bytes int
 		here, all := t.perAddr[addr].plus(logins, bytes), t.all.plus(logins, bytes)
 		switch {
 		case here.logins > t.limits.PerAddr || here.bytes > t.limits.AddrBytes:
-			if !t.forgetOldestLocked(keep, func(e *entry) bool { return Group(e.login.From) == addr }) {
+			if !t.forgetOldestLocked(keep, func(e *entry) bool { return site.Of(e.login.From) == addr }) {
 				return false
 			}
 		case all.logins > t.limits.Total || all.bytes > t.limits.Bytes:
@@ -247,7 +248,7 @@ func (t *Table) forgetLocked(e *entry) {
 	if len(t.byMachine[m]) == 0 {
 		delete(t.byMachine, m)
 	}
-	t.countLocked(Group(e.login.From), -1, -len(e.host))
+	t.countLocked(site.Of(e.login.From), -1, -len(e.host))
 	if !e.login.settled() {
 		close(e.changed)
 	}
@@ -416,15 +417,4 @@ func (t *Table) Bytes() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.all.bytes
-}
-
-// Group is what counts as one address: hosts choose freely within an IPv6 /64.
-func Group(a netip.Addr) netip.Prefix {
-	a = a.Unmap()
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
-	return p
 }

@@ -364,26 +364,6 @@ func TestWaitersAreBounded(t *testing.T) {
 	})
 }
 
-func TestGroup(t *testing.T) {
-	tests := []struct {
-		a, b string
-		same bool
-	}{
-		{"2001:db8::1", "2001:db8::ffff:1", true},
-		{"2001:db8::1", "2001:db8:0:1::1", false},
-		{"192.0.2.1", "192.0.2.2", false},
-		{"192.0.2.1", "::ffff:192.0.2.1", true},
-		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
-		{"fe80::1%eth0", "fe80::1%eth1", true},
-	}
-	for _, tt := range tests {
-		a, b := pending.Group(netip.MustParseAddr(tt.a)), pending.Group(netip.MustParseAddr(tt.b))
-		if (a == b) != tt.same {
-			t.Errorf("%s is in %v, %s in %v", tt.a, a, tt.b, b)
-		}
-	}
-}
-
 // Who is turned away is told so at once, and for a while each time that it asks again.
 func TestReject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
