@@ -238,11 +238,11 @@ func (e *encoder) terms(t tailnet.Terms) termsColumns {
 			attrs[name] = attributeJSON{a.Value, e.time("attrs", a.Expires)}
 		}
 	}
-	return termsColumns{Ephemeral: t.Ephemeral, NoExpiry: t.NoExpiry, Pending: t.Pending, Attrs: e.json("attrs", attrs)}
+	return termsColumns{Ephemeral: t.Ephemeral, NoExpiry: t.NoExpiry, Pending: t.Pending, Held: t.Held, Attrs: e.json("attrs", attrs)}
 }
 
 func (d *decoder) terms(c termsColumns) tailnet.Terms {
-	t := tailnet.Terms{Ephemeral: c.Ephemeral, NoExpiry: c.NoExpiry, Pending: c.Pending}
+	t := tailnet.Terms{Ephemeral: c.Ephemeral, NoExpiry: c.NoExpiry, Pending: c.Pending, Held: c.Held}
 	if c.Attrs == "{}" {
 		return t
 	}

@@ -44,7 +44,7 @@ func testNode(id int) *tailnet.Node {
 		Fixed:    true,
 		Addrs:    tailnet.Addrs{V4: v4, V6: v6},
 		Expiry:   moment.Add(time.Hour),
-		Terms:    tailnet.Terms{Ephemeral: true, NoExpiry: true, Pending: true, Attrs: &tailnet.Attributes{"custom:tier": {Value: "gold", Expires: moment}, "custom:n": {Value: 1.5}, "custom:b": {Value: true}}},
+		Terms:    tailnet.Terms{Ephemeral: true, NoExpiry: true, Pending: true, Held: true, Attrs: &tailnet.Attributes{"custom:tier": {Value: "gold", Expires: moment}, "custom:n": {Value: 1.5}, "custom:b": {Value: true}}},
 		Approved: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")},
 		Origin:   tailnet.Origin{Created: moment, Method: tailnet.ByAuthKey, AuthKey: 9},
 		Report: &tailnet.Report{

@@ -47,6 +47,7 @@ type termsColumns struct {
 	Ephemeral bool
 	NoExpiry  bool
 	Pending   bool
+	Held      bool
 	Attrs     string // JSON of map[string]attributeJSON
 }
 

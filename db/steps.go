@@ -17,6 +17,7 @@ var steps = []step{
 	{"OAuth clients and federated identities", clientSchema},
 	{"posture attributes", []string{`ALTER TABLE nodes ADD COLUMN attrs TEXT NOT NULL DEFAULT '{}'`}},
 	{"auth keys of headscale", []string{`ALTER TABLE auth_keys ADD COLUMN bcrypt TEXT NOT NULL DEFAULT ''`}},
+	{"devices on hold", []string{`ALTER TABLE nodes ADD COLUMN held BOOLEAN NOT NULL DEFAULT FALSE`}},
 }
 
 // The store holds no rules, so the tailnet is the only foreign key. The unique

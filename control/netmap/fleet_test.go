@@ -24,10 +24,11 @@ import (
 
 // fleet is a tailnet that tests change at will.
 type fleet struct {
-	t   testing.TB
-	s   *tailnet.State
-	enc *netmap.Encoder
-	rnd *rand.Rand
+	t     testing.TB
+	s     *tailnet.State
+	store tailnettest.Store
+	enc   *netmap.Encoder
+	rnd   *rand.Rand
 
 	mu  sync.Mutex
 	now time.Time
@@ -42,7 +43,7 @@ func newFleet(t testing.TB, seed uint64) *fleet {
 	t.Helper()
 	f := &fleet{t: t, now: epoch, rnd: rand.New(rand.NewPCG(seed, 1)), machines: map[tailnet.NodeID]key.MachinePublic{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := tailnet.Open(ctx, &tailnettest.Store{}, tailnet.Options{
+	s, err := tailnet.Open(ctx, &f.store, tailnet.Options{
 		Addresses: tailnet.Ranges{V4: netip.MustParsePrefix("100.64.0.0/10"), V6: netip.MustParsePrefix("fd7a:115c:a1e0::/48")},
 		KeyExpiry: 180 * 24 * time.Hour, Now: f.clock, OnlineGrace: 10 * time.Second, EphemeralTimeout: time.Hour,
 	})

@@ -387,7 +387,21 @@ func TestBadNodeIsLeftOut(t *testing.T) {
 	f.enc = netmap.NewEncoder(netmap.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	u := f.user("u", policy.Member)
 	a, b, c := f.join(u, "alpha"), f.join(u, "beta"), f.join(u, "gamma")
-	f.update(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(b, time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC)) })
+	store := func(expiry time.Time) { // as another program could
+		img, err := f.store.Load(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := *f.snap().Node(b)
+		n.Expiry = expiry
+		was, d := f.snap(), &tailnet.Delta{Base: img.Seq, LastID: img.LastID}
+		d.Nodes.Put = map[tailnet.NodeID]*tailnet.Node{b: &n}
+		if err := f.store.Commit(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		<-was.Superseded()
+	}
+	store(time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC))
 	for range 2 {
 		r := f.full(viewer(a))
 		if len(r.Peers) != 1 || r.Peers[0].ID != tailcfg.NodeID(c) {
@@ -398,7 +412,7 @@ func TestBadNodeIsLeftOut(t *testing.T) {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}
 	from := f.snap()
-	f.update(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(b, time.Time{}) })
+	store(time.Time{})
 	if r := f.delta(from, viewer(a)); r == nil || len(r.PeersChanged) != 1 {
 		t.Errorf("a node that became good: %+v", r)
 	}

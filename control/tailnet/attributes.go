@@ -41,6 +41,9 @@ func (tx *Tx) SetAttribute(id NodeID, name string, a Attribute) error {
 	default:
 		return Errorf(Invalid, "attribute %s: the value must be a text, a number, true or false", name)
 	}
+	if err := checkTime(a.Expires); err != nil {
+		return err
+	}
 	if !a.Expires.IsZero() && !a.Expires.After(tx.now) {
 		return Errorf(Invalid, "attribute %s would have expired already", name)
 	}
@@ -99,8 +102,11 @@ func (tx *Tx) editAttributes(n *Node, edit func(Attributes)) {
 }
 
 func (a Attribute) text() string {
-	if a.Value == nil {
+	switch {
+	case a.Value == nil:
 		return ""
+	case !a.Expires.IsZero():
+		return fmt.Sprint(a.Value, " until ", timeText(a.Expires))
 	}
 	return fmt.Sprint(a.Value)
 }

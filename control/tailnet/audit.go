@@ -11,25 +11,23 @@ import (
 
 // nodeChanges lists what differs between two states of a node, for the audit log.
 func nodeChanges(old, n *Node) []Change {
-	var out []Change
-	add := func(field, from, to string) {
-		if from != to {
-			out = append(out, Change{field, from, to})
-		}
-	}
-	add("stableID", string(old.StableID), string(n.StableID))
-	add("name", old.Name, n.Name)
-	add("key", keyText(old.Key), keyText(n.Key))
-	add("owner", idText(int64(old.Owner)), idText(int64(n.Owner)))
-	add("tags", strings.Join(old.Tags, ","), strings.Join(n.Tags, ","))
-	add("addresses", prefixText(old.Addrs.Prefixes()), prefixText(n.Addrs.Prefixes()))
-	add("ephemeral", boolText(old.Ephemeral), boolText(n.Ephemeral))
-	add("keyExpiryDisabled", boolText(old.NoExpiry), boolText(n.NoExpiry))
-	add("needsApproval", boolText(old.Pending), boolText(n.Pending))
-	add("expiry", timeText(old.Expiry), timeText(n.Expiry))
-	add("approvedRoutes", prefixText(old.Approved), prefixText(n.Approved))
-	add("authKey", idText(int64(old.Origin.AuthKey)), idText(int64(n.Origin.AuthKey)))
-	return out
+	return differing(
+		Change{"stableID", string(old.StableID), string(n.StableID)},
+		Change{"machine", keyText(old.Machine), keyText(n.Machine)},
+		Change{"name", old.Name, n.Name},
+		Change{"nameFixed", boolText(old.Fixed), boolText(n.Fixed)},
+		Change{"key", keyText(old.Key), keyText(n.Key)},
+		Change{"owner", idText(int64(old.Owner)), idText(int64(n.Owner))},
+		Change{"tags", strings.Join(old.Tags, ","), strings.Join(n.Tags, ",")},
+		Change{"addresses", prefixText(old.Addrs.Prefixes()), prefixText(n.Addrs.Prefixes())},
+		Change{"ephemeral", boolText(old.Ephemeral), boolText(n.Ephemeral)},
+		Change{"keyExpiryDisabled", boolText(old.NoExpiry), boolText(n.NoExpiry)},
+		Change{"needsApproval", boolText(old.Pending), boolText(n.Pending)},
+		Change{"held", boolText(old.Held), boolText(n.Held)},
+		Change{"expiry", timeText(old.Expiry), timeText(n.Expiry)},
+		Change{"approvedRoutes", prefixText(old.Approved), prefixText(n.Approved)},
+		Change{"authKey", idText(int64(old.Origin.AuthKey)), idText(int64(n.Origin.AuthKey))},
+	)
 }
 
 // authKeyChanges does the same for auth keys.
@@ -58,7 +56,7 @@ func apiKeyChanges(old, k *APIKey) []Change {
 	)
 }
 
-// maxChange bounds one value in the audit log: a tailnet may have thousands of DNS records.
+// maxChange bounds one value in the audit log: a tailnet may have thousands of DNS records, and a device of routes.
 const maxChange = 4 << 10
 
 // dnsChanges does the same for DNS settings.
@@ -106,6 +104,7 @@ func userChanges(old, u *User) []Change {
 		Change{"name", old.Name, u.Name},
 		Change{"displayName", old.DisplayName, u.DisplayName},
 		Change{"email", old.Email, u.Email},
+		Change{"pictureURL", old.PictureURL, u.PictureURL},
 		Change{"role", string(old.Role), string(u.Role)},
 		Change{"status", string(old.Status), string(u.Status)},
 		Change{"groups", strings.Join(old.Groups, ","), strings.Join(u.Groups, ",")},

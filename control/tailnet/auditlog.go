@@ -31,8 +31,11 @@ type AuditQuery struct {
 	Limit         int // zero means the most that a page holds
 }
 
-// maxReason bounds the reason that somebody gives for a change, in bytes.
-const maxReason = 500
+// maxReason bounds the reason that somebody gives for a change, in bytes; maxTarget what it is done to.
+const (
+	maxReason = 500
+	maxTarget = 600
+)
 
 // CleanReason makes a reason fit for a line of text: without control characters, and short.
 func CleanReason(s string) string { return clip(s, maxReason) }

@@ -167,6 +167,16 @@ func TestTagsAreNoWayIn(t *testing.T) {
 		}
 		wantCode(t, w.update(func(tx *tailnet.Tx) error { return tx.SetNoExpiry(n.ID, true) }), tailnet.Conflict)
 		w.must(func(tx *tailnet.Tx) error { return tx.ExpireNode(n.ID) })
+		tagged := w.mustRegister(newDevice("lost").registration(), w.authKey(tailnet.AuthKeySpec{Owner: w.user("bob").ID}))
+		w.must(func(tx *tailnet.Tx) error { return tx.ExpireNode(tagged.ID) })
+		w.must(func(tx *tailnet.Tx) error { return tx.SetTags(tagged.ID, []string{"tag:web"}) })
+		if got := w.snap().Node(tagged.ID); !got.Status.Expired || got.Expiry.IsZero() || !got.Tagged() {
+			t.Errorf("tags brought back a device whose key had expired: %+v", got)
+		}
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(tagged.ID, time.Time{}) }) // which says so
+		if w.snap().Node(tagged.ID).Status.Expired {
+			t.Error("a device with tags cannot be brought back")
+		}
 		w.must(func(tx *tailnet.Tx) error { return tx.RestoreUser(owner.ID) })
 		if !w.snap().Node(n.ID).Status.Expired {
 			t.Error("restoring a user brought a device back")

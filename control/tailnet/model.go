@@ -64,6 +64,7 @@ type Terms struct {
 	Ephemeral bool
 	NoExpiry  bool // an admin decided that its key never expires, also after logging in again
 	Pending   bool // it waits for an admin's approval: it knows nobody and nobody knows it
+	Held      bool // Pending because an admin took the approval back: only an admin gives it again
 	// Attrs are posture attributes; nil means none. A change replaces the map.
 	Attrs *Attributes
 }

@@ -23,7 +23,7 @@ func (tx *Tx) node(id NodeID, area Area, what string) (*Node, error) {
 // edit stores a changed node with its audit entry.
 func (tx *Tx) edit(action string, old, n *Node) {
 	changes := nodeChanges(old, n)
-	if len(changes) == 0 && old.Fixed == n.Fixed {
+	if len(changes) == 0 {
 		return
 	}
 	tx.putHard(n)
@@ -80,18 +80,19 @@ func (tx *Tx) ApproveNode(id NodeID) error {
 
 func (tx *Tx) admitPending(n *Node) {
 	out := n.clone()
-	out.Pending = false
+	out.Pending, out.Held = false, false
 	tx.edit("node.approve", n, out)
 }
 
-// HoldNode makes a node wait for approval again: it leaves the tailnet until then, but stays logged in.
+// HoldNode makes a node wait until an admin approves it, whatever else would let it in: it leaves the tailnet
+// until then, but stays logged in.
 func (tx *Tx) HoldNode(id NodeID) error {
 	n, err := tx.node(id, AreaDevices, "withdraw the approval of devices")
-	if err != nil || n.Pending {
+	if err != nil || n.Held {
 		return err
 	}
 	out := n.clone()
-	out.Pending = true
+	out.Pending, out.Held = true, true
 	tx.edit("node.hold", n, out)
 	return nil
 }
@@ -143,6 +144,9 @@ func (tx *Tx) SetNodeExpiry(id NodeID, t time.Time) error {
 	if err != nil {
 		return err
 	}
+	if err := checkTime(t); err != nil {
+		return err
+	}
 	if n.Tagged() && t.After(tx.now) {
 		return Errorf(Conflict, "%s has tags: its key never expires by itself; `heddle nodes expire` ends it now", n.Name)
 	}
@@ -189,8 +193,8 @@ func (tx *Tx) SetNoExpiry(id NodeID, never bool) error {
 	return nil
 }
 
-// SetTags makes a node belong to tags; its key then never expires. A node
-// cannot be without tags again except by logging in as a user.
+// SetTags makes a node belong to tags; its key then never expires, but one that has expired already
+// stays so: tags let nobody in who was shut out. A node cannot be without tags again except by logging in as a user.
 func (tx *Tx) SetTags(id NodeID, tags []string) error {
 	n, err := tx.node(id, AreaDevices, "tag nodes")
 	if err != nil {
@@ -207,7 +211,9 @@ func (tx *Tx) SetTags(id NodeID, tags []string) error {
 	}
 	out := n.clone()
 	out.Tags, out.Owner = tags, 0
-	tx.setExpiry(out, time.Time{})
+	if !expired(n, tx.now) {
+		tx.setExpiry(out, time.Time{})
+	}
 	tx.edit("node.tag", n, out)
 	return nil
 }

@@ -45,7 +45,7 @@ func (tx *Tx) LogIn(p Profile) (*User, error) {
 	if u.Role == policy.Owner {
 		u.Status = UserActive
 	}
-	if changes := userChanges(known, &u); len(changes) > 0 || u.PictureURL != known.PictureURL {
+	if changes := userChanges(known, &u); len(changes) > 0 {
 		tx.putUser(&u)
 		tx.audit("user.login", u.label(), changes...)
 	}
@@ -151,7 +151,7 @@ func userNameOf(s string) string {
 }
 
 // ApproveUser lets a user who waits use the tailnet, and the devices too, unless new
-// devices wait for an approval of their own.
+// devices wait for an approval of their own, or an admin holds them.
 func (tx *Tx) ApproveUser(id UserID) error {
 	u, err := tx.user(id, "approve users")
 	if err != nil {
@@ -163,7 +163,7 @@ func (tx *Tx) ApproveUser(id UserID) error {
 	tx.setStatus(u, UserActive, "user.approve")
 	if !tx.snap.settings.Admission.DeviceApproval {
 		for n := range tx.snap.Nodes() {
-			if n.Owner == id && n.Pending {
+			if n.Owner == id && n.Pending && !n.Held {
 				tx.admitPending(n)
 			}
 		}

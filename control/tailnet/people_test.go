@@ -222,6 +222,65 @@ func TestApprovals(t *testing.T) {
 	})
 }
 
+// What an admin holds, an admin alone releases.
+func TestHeldDevices(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.must(func(tx *tailnet.Tx) error { return tx.SetAdmission(tailnet.Admission{UserApproval: true}) })
+		boss := w.mustLogIn(person("0", "boss@example.com"))
+		alice := w.mustLogIn(person("1", "alice@example.com"))
+		key := func(owner tailnet.UserID, tags ...string) string {
+			return w.authKey(tailnet.AuthKeySpec{Owner: owner, Tags: tags, Reusable: true, Approved: true})
+		}
+		bossKey, tagKey := key(boss.ID), key(0, "tag:web")
+		d, hers := newDevice("laptop"), newDevice("phone")
+		id := w.mustRegister(d.registration(), bossKey).ID
+		var phone *tailnet.Node
+		if err := w.by(alice, func(tx *tailnet.Tx) (err error) {
+			phone, err = tx.RegisterForUser(hers.registration(), alice.ID, tailnet.ByOIDC)
+			return err
+		}); err != nil || !phone.Pending {
+			t.Fatalf("%+v, %v", phone, err)
+		}
+		for _, n := range []tailnet.NodeID{id, phone.ID} { // one that takes part and one that waits
+			w.must(func(tx *tailnet.Tx) error { return tx.HoldNode(n) })
+		}
+		held := func(id tailnet.NodeID, what string) {
+			t.Helper()
+			if n := w.snap().Node(id); !n.Pending || !n.Held {
+				t.Errorf("%s released a device that an admin holds: %+v", what, n.Terms)
+			}
+		}
+		w.restart()
+		held(id, "a restart")
+		for _, secret := range []string{bossKey, tagKey, bossKey} { // it changes hands and comes back
+			if n := w.mustRegister(d.rotated(), secret); n.ID != id {
+				t.Fatalf("it became node %d", n.ID)
+			}
+			held(id, "a key that needs no approval")
+		}
+		if err := w.by(boss, func(tx *tailnet.Tx) error {
+			_, err := tx.RegisterForUser(d.rotated(), boss.ID, tailnet.ByOIDC)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		held(id, "a login")
+		w.must(func(tx *tailnet.Tx) error { return tx.ApproveUser(alice.ID) })
+		held(phone.ID, "the approval of its user")
+
+		w.must(func(tx *tailnet.Tx) error { return tx.ApproveNode(phone.ID) })
+		w.must(func(tx *tailnet.Tx) error { // an admin vouches for it
+			_, err := tx.RegisterForUser(d.rotated(), boss.ID, tailnet.ByCLI)
+			return err
+		})
+		for _, n := range []tailnet.NodeID{id, phone.ID} {
+			if n := w.snap().Node(n); n.Pending || n.Held {
+				t.Errorf("an admin does not release %s: %+v", n.Name, n.Terms)
+			}
+		}
+	})
+}
+
 func TestKeyExpiryWarning(t *testing.T) {
 	inWorld(t, func(w *world) {
 		d := newDevice("laptop")
@@ -365,6 +424,19 @@ func TestRightsThatOneDoesNotHave(t *testing.T) {
 		it, net = w.snap().User(it.ID), w.snap().User(net.ID)
 		for _, id := range []tailnet.UserID{it.ID, member.ID} {
 			wantCode(t, w.by(it, func(tx *tailnet.Tx) error { return tx.SetRole(id, policy.NetworkAdmin) }), tailnet.Denied)
+		}
+		create := func(name string, role policy.Role) func(*tailnet.Tx) error {
+			return func(tx *tailnet.Tx) error {
+				_, err := tx.CreateUser(tailnet.User{Name: name, Role: role})
+				return err
+			}
+		}
+		wantCode(t, w.by(it, create("net2", policy.NetworkAdmin)), tailnet.Denied)
+		wantCode(t, w.as(tailnet.Actor{Kind: tailnet.ByAPIKey, Scopes: []string{"users"}}, create("it2", policy.ITAdmin)), tailnet.Denied)
+		for name, role := range map[string]policy.Role{"it3": policy.ITAdmin, "plain": ""} {
+			if err := w.by(it, create(name, role)); err != nil {
+				t.Error(err)
+			}
 		}
 		wantCode(t, w.by(it, func(tx *tailnet.Tx) error {
 			return tx.LinkIdentity(net.ID, tailnet.Identity{Issuer: "https://id.example.com", Subject: "9"})

@@ -59,6 +59,9 @@ func PreparePolicy(s *Snapshot, source string) (*PreparedPolicy, error) {
 	if len(source) > maxPolicy {
 		return nil, Errorf(Invalid, "the policy has %d bytes; the most is %d", len(source), maxPolicy)
 	}
+	if strings.ContainsRune(source, 0) {
+		return nil, Errorf(Invalid, "the policy holds a byte that is zero, which no text has") // and PostgreSQL does not store
+	}
 	doc, err := policy.Parse([]byte(source))
 	if err != nil {
 		return nil, policyError(err)

@@ -201,8 +201,8 @@ func (tx *Tx) admit(r Registration, a admission) (*Node, error) {
 	switch {
 	case tx.userWaits(a.owner): // a device with tags that becomes theirs waits with them
 		n.Pending = true
-	case !mustWait && a.approved:
-		n.Pending = false
+	case !mustWait && a.approved && !(n.Held && a.method == ByAuthKey): // a key does not overrule the admin who holds the device
+		n.Pending, n.Held = false, false
 	}
 	n.Key, n.Owner, n.Tags = r.Key, a.owner, a.tags
 	n.Ephemeral = a.ephemeral || r.Ephemeral
@@ -317,6 +317,9 @@ func (tx *Tx) ShortenExpiry(m key.MachinePublic, k key.NodePublic, t time.Time) 
 	if t.Equal(n.Expiry) {
 		return nil
 	}
+	if err := checkTime(t); err != nil {
+		return err
+	}
 	out := n.clone()
 	tx.setExpiry(out, t)
 	tx.putHard(out)
@@ -334,6 +337,14 @@ func (tx *Tx) setExpiry(n *Node, t time.Time) {
 	} else {
 		tx.at(expiryTimer, n.ID, n.expiryNews(tx.now))
 	}
+}
+
+// checkTime refuses a time that cannot be written down: of another year than one of four digits.
+func checkTime(t time.Time) error {
+	if year := t.UTC().Year(); year < 0 || year > 9999 {
+		return Errorf(Invalid, "a time in the year %d cannot be meant", year)
+	}
+	return nil
 }
 
 // ExpiryWarning is how long before its key expires a device is warned.

@@ -162,6 +162,17 @@ func TestLogoutAndExpiry(t *testing.T) {
 		wantCode(t, w.update(func(tx *tailnet.Tx) error {
 			return tx.ShortenExpiry(stranger.machine.Public(), d.key.Public(), soon)
 		}), tailnet.NotFound)
+		w.must(func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, time.Time{}) })
+		far := time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -23*3600)) // which no store can write down
+		for _, set := range []func(*tailnet.Tx) error{
+			func(tx *tailnet.Tx) error { return tx.ShortenExpiry(d.machine.Public(), d.key.Public(), far) },
+			func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, far) },
+			func(tx *tailnet.Tx) error {
+				return tx.SetAttribute(n.ID, "custom:x", tailnet.Attribute{Value: true, Expires: far})
+			},
+		} {
+			wantCode(t, w.update(set), tailnet.Invalid)
+		}
 		w.must(func(tx *tailnet.Tx) error { return tx.ShortenExpiry(d.machine.Public(), d.key.Public(), soon) })
 		time.Sleep(time.Hour + time.Second)
 		if !w.snap().Node(n.ID).Status.Expired {

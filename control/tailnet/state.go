@@ -234,6 +234,13 @@ func (s *State) serve(ctx context.Context, batch []*request) {
 		b.run(req)
 	}
 	b, err := s.settle(ctx, b)
+	if code := CodeOf(err); err != nil && len(b.ran) > 1 && (code == Internal || code == Invalid) {
+		// The store has something against what one of them wants: the others must not suffer for it.
+		for _, d := range b.ran {
+			s.serve(ctx, []*request{d.req})
+		}
+		return
+	}
 	if err != nil {
 		// What needed the commit fails; soft updates need none, so they run
 		// again without the others, and what the policy approves waits.

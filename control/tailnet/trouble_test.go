@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,23 +87,76 @@ func TestATroubledStoreForgetsNothing(t *testing.T) {
 // together makes updates that share a batch.
 func (w *world) together(fns ...func(*tailnet.Tx) error) {
 	w.t.Helper()
-	hold, held := make(chan struct{}), make(chan struct{})
-	done := make(chan error, len(fns)+1)
-	go func() {
-		_, err := w.state.Update(context.Background(), cli, func(*tailnet.Tx) error { close(held); <-hold; return nil })
-		done <- err
-	}()
-	<-held
-	for _, fn := range fns {
-		go func() { done <- w.update(fn) }()
-	}
-	time.Sleep(time.Millisecond) // in a bubble: until all are queued
-	close(hold)
-	for range cap(done) {
-		if err := <-done; err != nil {
+	for _, err := range w.tryTogether(fns...) {
+		if err != nil {
 			w.t.Error(err)
 		}
 	}
+}
+
+// tryTogether makes updates that share a batch, and returns what became of each.
+func (w *world) tryTogether(fns ...func(*tailnet.Tx) error) []error {
+	hold, held := make(chan struct{}), make(chan struct{})
+	errs := make([]error, len(fns))
+	var done sync.WaitGroup
+	done.Go(func() {
+		w.update(func(*tailnet.Tx) error { // which does not run again: it changes nothing
+			close(held)
+			<-hold
+			return nil
+		})
+	})
+	<-held
+	for i, fn := range fns {
+		done.Go(func() { errs[i] = w.update(fn) })
+	}
+	time.Sleep(time.Millisecond) // in a bubble: until all are queued
+	close(hold)
+	done.Wait()
+	return errs
+}
+
+// picky is a store that refuses what has a certain target.
+type picky struct {
+	tailnet.Store
+	target string
+}
+
+func (p picky) Commit(ctx context.Context, d *tailnet.Delta) error {
+	for _, e := range d.Audit {
+		if strings.Contains(e.Target, p.target) {
+			return &tailnet.Error{Code: tailnet.Internal, Msg: "cannot save it", Err: errors.New("it has a form that is not stored")}
+		}
+	}
+	return p.Store.Commit(ctx, d)
+}
+
+// What the store refuses for what it is fails alone.
+func TestARefusedUpdateFailsAlone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		if err := w.stop(); err != nil {
+			t.Fatal(err)
+		}
+		w.startOn(picky{w.store, "(poison)"}, options)
+		create := func(name string) func(*tailnet.Tx) error {
+			return func(tx *tailnet.Tx) error { _, err := tx.CreateUser(tailnet.User{Name: name}); return err }
+		}
+		errs := w.tryTogether(create("alice"), create("poison"), create("bob"), create("alice"))
+		names := map[string]bool{}
+		for u := range w.snap().Users() {
+			names[u.Name] = true
+		}
+		if tailnet.CodeOf(errs[1]) != tailnet.Internal || errs[1] == nil || errs[2] != nil || len(names) != 2 || !names["alice"] || !names["bob"] {
+			t.Errorf("users %v; errors %v", names, errs)
+		}
+		if one := errs[0] == nil; one == (errs[3] == nil) {
+			t.Errorf("of two that make the same user one must fail: %v", errs)
+		}
+		time.Sleep(time.Minute)
+		if err := w.state.Trouble(); err != nil {
+			t.Errorf("what was refused is trouble still: %v", err)
+		}
+	})
 }
 
 func TestOwnersDoNotInherit(t *testing.T) {

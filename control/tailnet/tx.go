@@ -44,11 +44,11 @@ func (tx *Tx) Snapshot() *Snapshot { return &tx.snap }
 // Now is the time of this update.
 func (tx *Tx) Now() time.Time { return tx.now }
 
-// audit records a change in the same commit.
+// audit records a change in the same commit. Names in a target may be a stranger's choice.
 func (tx *Tx) audit(action, target string, changes ...Change) {
 	tx.hard, tx.changed = true, true
 	tx.delta.Audit = append(tx.delta.Audit, AuditEntry{
-		At: tx.now, Actor: tx.actor, Action: action, Target: target, Changes: changes,
+		At: tx.now, Actor: tx.actor, Action: action, Target: clip(target, maxTarget), Changes: changes,
 	})
 }
 

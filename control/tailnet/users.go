@@ -16,9 +16,12 @@ const maxUsers = 100_000
 const maxText = 255
 
 // CreateUser adds a user: Name is required, ID and Created are filled in, no
-// Role means member.
+// Role means member. Nobody gives a role with rights that they do not have.
 func (tx *Tx) CreateUser(u User) (*User, error) {
 	if err := tx.may(Write(AreaUsers), "create users"); err != nil {
+		return nil, err
+	}
+	if err := tx.mayGive(Actor{Kind: ByAPIKey, Role: u.Role}); err != nil {
 		return nil, err
 	}
 	return tx.addUser(u)
