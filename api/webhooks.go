@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"net/url"
 	"time"
 
 	"heddle/control/tailnet"
@@ -105,8 +104,8 @@ func (s webhooks) proto(ctx context.Context, w *tailnet.Webhook) *v1.Webhook {
 	out := &v1.Webhook{
 		Id: w.ID, Url: w.URL, Provider: string(w.Provider), Creator: w.Creator, CreatedAt: timestamp(w.Created), ChangedAt: timestamp(w.Changed),
 	}
-	if u, err := url.Parse(w.URL); err == nil && !s.snapshot().Can(actorOf(ctx), tailnet.Write(tailnet.AreaWebhooks)) {
-		out.Url = u.Scheme + "://" + u.Host
+	if !s.snapshot().Can(actorOf(ctx), tailnet.Write(tailnet.AreaWebhooks)) {
+		out.Url = w.Host()
 	}
 	for _, e := range w.Events {
 		out.Events = append(out.Events, string(e))

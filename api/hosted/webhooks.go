@@ -19,10 +19,14 @@ type webhook struct {
 	Secret           *string         `json:"secret,omitempty"` // only when it is made or changed
 }
 
-func newWebhook(w *tailnet.Webhook, secret string) webhook {
+// newWebhook leaves the path of the URL out for who may not change the webhook.
+func (c *call) newWebhook(w *tailnet.Webhook, secret string) webhook {
 	out := webhook{
 		EndpointID: w.ID, EndpointURL: w.URL, ProviderType: string(w.Provider), CreatorLoginName: w.Creator,
 		Created: w.Created.UTC(), LastModified: w.Changed.UTC(), Subscriptions: w.Events,
+	}
+	if !c.snapshot().Can(c.actor, tailnet.Write(tailnet.AreaWebhooks)) {
+		out.EndpointURL = w.Host()
 	}
 	if secret != "" {
 		out.Secret = &secret
@@ -63,13 +67,13 @@ func (c *call) webhook(change func(*tailnet.Tx) (string, *tailnet.Webhook, error
 	if err != nil {
 		return nil, err
 	}
-	return newWebhook(w, secret), nil
+	return c.newWebhook(w, secret), nil
 }
 
 func (s *Server) listWebhooks(c *call) (any, error) {
 	list := []webhook{}
 	for _, w := range c.snapshot().Settings().Webhooks {
-		list = append(list, newWebhook(w, ""))
+		list = append(list, c.newWebhook(w, ""))
 	}
 	return map[string][]webhook{"webhooks": list}, nil
 }
@@ -80,7 +84,7 @@ func (s *Server) getWebhook(c *call) (any, error) {
 	if w == nil {
 		return nil, tailnet.Errorf(tailnet.NotFound, "there is no webhook with the ID %.40q", id)
 	}
-	return newWebhook(w, ""), nil
+	return c.newWebhook(w, ""), nil
 }
 
 type webhookRequest struct {

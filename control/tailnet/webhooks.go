@@ -223,7 +223,7 @@ func knownEvent(e Event) bool {
 func webhookChanges(old, w *Webhook) []Change {
 	var out []Change
 	for _, c := range []Change{
-		{"url", hostOf(old.URL), hostOf(w.URL)},
+		{"url", old.Host(), w.Host()},
 		{"provider", string(old.Provider), string(w.Provider)},
 		{"events", eventText(old.Events), eventText(w.Events)},
 	} {
@@ -234,10 +234,10 @@ func webhookChanges(old, w *Webhook) []Change {
 	return out
 }
 
-// hostOf is what may be shown of a webhook's URL to those who only read the audit log: the paths of chat
-// services are secrets.
-func hostOf(link string) string {
-	u, err := url.Parse(link)
+// Host is what may be shown of a webhook's URL to those who may not change it: the paths of chat
+// services are secrets. It is "" if there is no URL.
+func (w *Webhook) Host() string {
+	u, err := url.Parse(w.URL)
 	if err != nil || u.Host == "" {
 		return ""
 	}

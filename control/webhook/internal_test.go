@@ -42,16 +42,31 @@ func TestErrorsHideTheURL(t *testing.T) {
 	}
 }
 
+// The texts fit, and names in them call nobody.
 func TestProviders(t *testing.T) {
-	events := []event{{Message: "one"}, {Message: strings.Repeat("ö", 5000)}}
-	for provider, field := range map[tailnet.Provider]string{tailnet.Slack: "text", tailnet.Mattermost: "text", tailnet.GoogleChat: "text", tailnet.Discord: "content"} {
+	events := []event{{Message: "User <!channel> & @everyone was created"}, {Message: strings.Repeat("ö", 5000)}}
+	const escaped = "User &lt;!channel&gt; &amp; @everyone was created\nö"
+	for provider, want := range map[tailnet.Provider]struct {
+		field, begin string
+		most         int
+	}{
+		tailnet.Slack:      {"text", escaped, 4050},
+		tailnet.Mattermost: {"text", escaped, 4050},
+		tailnet.GoogleChat: {"text", "User ‹!channel› & @everyone was created\nö", 4050},
+		tailnet.Discord:    {"content", "User <!channel> & @everyone was created\nö", 2000},
+	} {
 		body, err := message(provider, events)
-		var got map[string]string
+		var got map[string]any
 		if err == nil {
 			err = json.Unmarshal(body, &got)
 		}
-		if err != nil || len(got) != 1 || !strings.HasPrefix(got[field], "one\nö") || len([]rune(got[field])) > 4001 || provider == tailnet.Discord && len([]rune(got[field])) > 2000 {
+		text, _ := got[want.field].(string)
+		if err != nil || !strings.HasPrefix(text, want.begin) || len([]rune(text)) > want.most {
 			t.Errorf("%s: %.60s, %v", provider, body, err)
+		}
+		mentions, _ := json.Marshal(got["allowed_mentions"])
+		if provider == tailnet.Discord && string(mentions) != `{"parse":[]}` || provider != tailnet.Discord && len(got) != 1 {
+			t.Errorf("%s: %.60s: mentions %s", provider, body, mentions)
 		}
 	}
 }

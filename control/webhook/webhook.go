@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -430,13 +431,22 @@ func message(p tailnet.Provider, events []event) ([]byte, error) {
 		}
 		text.WriteString(e.Message)
 	}
-	field, most := "text", 4000
+	most := 4000
 	if p == tailnet.Discord {
-		field, most = "content", 1900 // it refuses more than 2000 characters
+		most = 1900 // it refuses more than 2000 characters
 	}
 	short := text.String()
 	if r := []rune(short); len(r) > most {
 		short = string(r[:most]) + "…"
 	}
-	return json.Marshal(map[string]string{field: short})
+	// Names are people's to choose, and must not call anybody.
+	switch p {
+	case tailnet.Discord:
+		return json.Marshal(map[string]any{"content": short, "allowed_mentions": map[string]any{"parse": []string{}}})
+	case tailnet.GoogleChat: // which knows no way to escape
+		short = strings.NewReplacer("<", "‹", ">", "›").Replace(short)
+	default: // https://docs.slack.dev/messaging/formatting-message-text
+		short = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(short)
+	}
+	return json.Marshal(map[string]string{"text": short})
 }
