@@ -32,7 +32,7 @@ func defaults() *Config {
 			},
 			UpdateInterval: 3 * time.Hour,
 		},
-		TLS: TLS{ACME: ACME{CheckInterval: 10 * time.Minute, DNS: DNSUpdate{Algorithm: "hmac-sha256"}}},
+		TLS: TLS{ACME: ACME{CheckInterval: 10 * time.Minute, DNS: ACMEDNS{Provider: RFC2136, Algorithm: "hmac-sha256"}}},
 		DNS: DNS{BaseDomain: DefaultBaseDomain, MagicDNS: true},
 		Log: Log{Format: "text"},
 		Addresses: Addresses{

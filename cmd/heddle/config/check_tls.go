@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/base64"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,9 +19,13 @@ func (c checker) deriveACME() {
 		c.Listen.HTTP = ":80"
 	}
 	if len(c.TLS.ACME.Challenges) == 0 {
-		c.TLS.ACME.Challenges = []Challenge{HTTP01, TLSALPN01}
-		if c.Listen.HTTP == "" {
+		switch {
+		case c.isSet("tls.acme.dns.provider"):
+			c.TLS.ACME.Challenges = []Challenge{DNS01}
+		case c.Listen.HTTP == "":
 			c.TLS.ACME.Challenges = []Challenge{TLSALPN01}
+		default:
+			c.TLS.ACME.Challenges = []Challenge{HTTP01, TLSALPN01}
 		}
 	}
 }
@@ -66,25 +71,64 @@ func (c checker) checkACME() {
 	if c.broken(list) {
 		return
 	}
-	ways, update := c.TLS.ACME.Challenges, c.TLS.ACME.DNS
+	ways := c.TLS.ACME.Challenges
+	byDNS := slices.Contains(ways, DNS01)
 	switch {
-	case slices.Contains(ways, DNS01) && len(ways) > 1:
+	case byDNS && len(ways) > 1:
 		c.failf(list, "dns-01 stands alone: remove the others, or dns-01")
-	case slices.Contains(ways, DNS01) && (update.Server == "" || update.Zone == ""):
-		c.failf(list, "dns-01 needs tls.acme.dns.server and tls.acme.dns.zone")
 	case slices.Contains(ways, HTTP01) && c.Listen.HTTP == "":
 		c.failf(list, "http-01 needs http_listen_addr, where the authority connects to at port 80")
+	case byDNS:
+		c.checkACMEDNS()
+	case c.isSet("tls.acme.dns.provider"):
+		c.warnf("tls.acme.dns has no effect, as tls.acme.challenges does not hold dns-01: remove one of them")
 	}
-	if update.Record != "" && !within(update.Record, update.Zone) {
-		c.failf(acme+"dns.record", "%s does not lie in tls.acme.dns.zone, %s", update.Record, update.Zone)
-	}
-	if update.KeyName != "" != !update.Key.IsZero() {
-		c.failf(acme+"dns.tsig_key_name", "goes with tls.acme.dns.tsig_key: set both or none")
-	}
-	if _, err := base64.StdEncoding.DecodeString(update.Key.Reveal()); err != nil {
-		c.failf(acme+"dns.tsig_key", "is not base64: copy the secret as the name server has it")
-	}
-	if port := c.ServerURL.Port(); port != "" && port != "443" && !slices.Contains(ways, DNS01) && !strings.HasSuffix(c.Listen.HTTP, ":80") {
+	if port := c.ServerURL.Port(); port != "" && port != "443" && !byDNS && !strings.HasSuffix(c.Listen.HTTP, ":80") {
 		c.warnf("server_url has port %s: certificate authorities connect to port 443, or to port 80 for http-01, which must lead to this server", port)
+	}
+}
+
+// ofProvider are the keys of tls.acme.dns that only one provider has.
+var ofProvider = map[string]DNSProvider{
+	"token": Cloudflare, "access_key_id": Route53, "secret_access_key": Route53,
+	"server": RFC2136, "tsig_key_name": RFC2136, "tsig_key": RFC2136, "tsig_algorithm": RFC2136,
+}
+
+func (c checker) checkACMEDNS() {
+	const dns = "tls.acme.dns."
+	at := c.TLS.ACME.DNS
+	if c.broken(dns + "provider") {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(ofProvider)) {
+		if owner := ofProvider[name]; c.isSet(dns+name) && owner != at.Provider {
+			c.failf(dns+name, "is for the provider %s, and tls.acme.dns.provider is %s: remove it, or change that", owner, at.Provider)
+		}
+	}
+	switch at.Provider {
+	case RFC2136:
+		if (at.Server == "" || at.Zone == "") && !c.broken(dns+"server", dns+"zone") {
+			c.failf("tls.acme.challenges", "dns-01 needs tls.acme.dns.server and tls.acme.dns.zone, or another tls.acme.dns.provider")
+		}
+		if at.KeyName != "" != !at.Key.IsZero() {
+			c.failf(dns+"tsig_key_name", "goes with tls.acme.dns.tsig_key: set both or none")
+		}
+		if _, err := base64.StdEncoding.DecodeString(at.Key.Reveal()); err != nil {
+			c.failf(dns+"tsig_key", "is not base64: copy the secret as the name server has it")
+		}
+	case Cloudflare:
+		switch token := at.Token.Reveal(); {
+		case token == "" && !c.broken(dns+"token", dns+"token_file"):
+			c.failf(dns+"token", "must be set for the provider cloudflare: make an API token with the rights Zone:Read and DNS:Edit at dash.cloudflare.com")
+		case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+			c.failf(dns+"token", "is no API token: copy it as Cloudflare shows it, without Bearer before it")
+		}
+	case Route53:
+		if at.AccessKeyID != "" != !at.SecretAccessKey.IsZero() && !c.broken(dns+"secret_access_key", dns+"secret_access_key_file") {
+			c.failf(dns+"access_key_id", "goes with tls.acme.dns.secret_access_key: set both, or none to use the environment or the role of this machine")
+		}
+	}
+	if at.Record != "" && at.Zone != "" && !within(at.Record, at.Zone) {
+		c.failf(dns+"record", "%s does not lie in tls.acme.dns.zone, %s", at.Record, at.Zone)
 	}
 }

@@ -193,34 +193,56 @@ type ACME struct {
 
 	// The ways of proof that may be used: http-01 (the authority connects to port 80),
 	// tls-alpn-01 (to port 443), or dns-01 alone (heddle writes into DNS).
-	Challenges []Challenge `key:"challenges" format:"http-01|tls-alpn-01|dns-01" default:"[http-01, tls-alpn-01]" example:"[dns-01]"`
+	Challenges []Challenge `key:"challenges" format:"http-01|tls-alpn-01|dns-01" default:"[http-01, tls-alpn-01], or [dns-01] if dns.provider is set" example:"[dns-01]"`
 
 	// How often certificates are looked at. One is renewed when a third of its
 	// life is left. At least 1s.
 	CheckInterval time.Duration `key:"check_interval"`
 
-	// The name server that takes the records of dns-01, by dynamic updates (RFC 2136).
-	DNS DNSUpdate `key:"dns"`
+	// Where the records of dns-01 are written.
+	DNS ACMEDNS `key:"dns"`
 }
 
-// DNSUpdate is a zone that takes dynamic updates.
-type DNSUpdate struct {
-	// The primary name server.
-	Server string `key:"server" format:"listen,off" example:"ns1.example.com:53"`
+// DNSProvider is a kind of place that keeps zones.
+type DNSProvider string
 
-	// The zone that is updated.
+const (
+	RFC2136    DNSProvider = "rfc2136"
+	Cloudflare DNSProvider = "cloudflare"
+	Route53    DNSProvider = "route53"
+)
+
+// ACMEDNS is a zone, and the right to write there. Zone is "" when the provider finds it by itself.
+type ACMEDNS struct {
+	// Who keeps the zone: rfc2136 (a name server of your own that takes dynamic updates), cloudflare or route53.
+	Provider DNSProvider `key:"provider" format:"rfc2136|cloudflare|route53"`
+
+	// The zone. cloudflare and route53 find it by themselves, if the key may list zones.
 	Zone string `key:"zone" format:"domain,off" example:"example.com"`
 
 	// The name of the record, if _acme-challenge.HOST is a CNAME to another one.
 	Record string `key:"record" format:"domain,off" default:"_acme-challenge and the host of server_url" example:"vpn.acme.example.com"`
 
-	// The name of the TSIG key that signs updates.
+	// cloudflare: an API token with the rights Zone:Read and DNS:Edit for the zone.
+	Token Secret `key:"token" example:"TOKEN"`
+
+	// route53: the ID of an access key. Without one Amazon's usual places are looked at: the environment,
+	// ~/.aws, the role of the machine or container.
+	AccessKeyID string `key:"access_key_id" format:"line,off" example:"AKIAIOSFODNN7EXAMPLE"`
+
+	// route53: the secret access key that goes with it.
+	SecretAccessKey Secret `key:"secret_access_key" example:"SECRET"`
+
+	// rfc2136: the primary name server.
+	Server string `key:"server" format:"listen,off" example:"ns1.example.com:53"`
+
+	// rfc2136: the name of the TSIG key that signs updates.
 	KeyName string `key:"tsig_key_name" format:"domain,off" example:"heddle"`
 
-	// The TSIG key, base64.
+	// rfc2136: the TSIG key, base64.
 	Key Secret `key:"tsig_key" example:"bm90IGEgcmVhbCBrZXk="`
 
-	// How it signs: hmac-sha256, hmac-sha384 or hmac-sha512.
+	// rfc2136: how it signs: hmac-sha256, hmac-sha384 or hmac-sha512.
 	Algorithm string `key:"tsig_algorithm" format:"hmac-sha256|hmac-sha384|hmac-sha512"`
 }
 

@@ -142,6 +142,7 @@ func TestMistakesInVariables(t *testing.T) {
 
 func TestWhatDoesNotGoTogether(t *testing.T) {
 	const cert, acme = "tls: {cert_file: /c, key_file: /k}\n", "tls: {acme: {email: a@b.example}}\n"
+	const byDNS = "server_url: https://a.example\ntls:\n  acme:\n    email: a@b.example\n    dns: "
 	for _, tt := range []struct {
 		name, yaml string
 		want       []string
@@ -158,10 +159,20 @@ func TestWhatDoesNotGoTogether(t *testing.T) {
 		{"no e-mail address", "server_url: https://a.example\ntls: {acme: {email: me}}", []string{`f.yaml:2: tls.acme.email: "me" is not an e-mail address: write it like admin@example.com`}},
 		{"proof at port 80 without port 80", "server_url: https://a.example\nhttp_listen_addr: ''\ntls: {acme: {email: a@b.example, challenges: [http-01]}}", []string{"f.yaml:3: tls.acme.challenges: http-01 needs http_listen_addr, where the authority connects to at port 80"}},
 		{"proof by DNS and otherwise", "server_url: https://a.example\ntls: {acme: {email: a@b.example, challenges: [http-01, dns-01]}}", []string{"f.yaml:2: tls.acme.challenges: dns-01 stands alone: remove the others, or dns-01"}},
-		{"proof by DNS without a server", "server_url: https://a.example\ntls: {acme: {email: a@b.example, challenges: [dns-01]}}", []string{"f.yaml:2: tls.acme.challenges: dns-01 needs tls.acme.dns.server and tls.acme.dns.zone"}},
+		{"proof by DNS without a server", "server_url: https://a.example\ntls: {acme: {email: a@b.example, challenges: [dns-01]}}", []string{"f.yaml:2: tls.acme.challenges: dns-01 needs tls.acme.dns.server and tls.acme.dns.zone, or another tls.acme.dns.provider"}},
+		{"an unknown DNS provider", byDNS + "{provider: gandi}", []string{`f.yaml:5: tls.acme.dns.provider: "gandi" is none of rfc2136, cloudflare, route53`}},
+		{"Cloudflare without a token", byDNS + "{provider: cloudflare}", []string{"tls.acme.dns.token: must be set for the provider cloudflare: make an API token with the rights Zone:Read and DNS:Edit at dash.cloudflare.com"}},
+		{"Cloudflare's token with more", byDNS + "{provider: cloudflare, token: 'Bearer hunter2'}", []string{"f.yaml:5: tls.acme.dns.token: is no API token: copy it as Cloudflare shows it, without Bearer before it"}},
+		{"Cloudflare's token in no file", byDNS + "{provider: cloudflare, token_file: /none}", []string{"f.yaml:5: tls.acme.dns.token_file: cannot read the secret: open /none: no such file or directory"}},
+		{"half an access key", byDNS + "{provider: route53, access_key_id: AKIA}", []string{"f.yaml:5: tls.acme.dns.access_key_id: goes with tls.acme.dns.secret_access_key: set both, or none to use the environment or the role of this machine"}},
+		{"the other half", byDNS + "{provider: route53, secret_access_key: hunter2}", []string{"tls.acme.dns.access_key_id: goes with tls.acme.dns.secret_access_key: set both, or none to use the environment or the role of this machine"}},
+		{"keys of another DNS provider", byDNS + "{provider: route53, token: hunter2, server: 'ns:53'}", []string{
+			"f.yaml:5: tls.acme.dns.server: is for the provider rfc2136, and tls.acme.dns.provider is route53: remove it, or change that",
+			"f.yaml:5: tls.acme.dns.token: is for the provider cloudflare, and tls.acme.dns.provider is route53: remove it, or change that"}},
+		{"a record elsewhere", byDNS + "{provider: route53, zone: a.example, record: b.example}", []string{"f.yaml:5: tls.acme.dns.record: b.example does not lie in tls.acme.dns.zone, a.example"}},
 		{"DNS key", "server_url: https://a.example\ntls:\n  acme:\n    email: a@b.example\n    challenges: [dns-01]\n    dns: {server: 'ns:53', zone: a.example, record: b.example, tsig_key: '!'}", []string{
-			"f.yaml:6: tls.acme.dns.record: b.example does not lie in tls.acme.dns.zone, a.example",
 			"f.yaml:6: tls.acme.dns.tsig_key: is not base64: copy the secret as the name server has it",
+			"f.yaml:6: tls.acme.dns.record: b.example does not lie in tls.acme.dns.zone, a.example",
 			"tls.acme.dns.tsig_key_name: goes with tls.acme.dns.tsig_key: set both or none"}},
 		{"hasty", "server_url: https://a.example\ntls: {acme: {email: a@b.example, check_interval: 0s}}", []string{"f.yaml:2: tls.acme.check_interval: must be at least 1s"}},
 		{"same port", "listen_addr: :9090", []string{"f.yaml:1: listen_addr: :9090 is taken by metrics_listen_addr (127.0.0.1:9090): choose another port"}},
@@ -223,6 +234,7 @@ func TestWarnings(t *testing.T) {
 		{"wildcard without a URL", "listen_addr: :8080", []string{"server_url is not set: clients are told http://127.0.0.1:8080"}},
 		{"plain HTTP in public", "listen_addr: :8080\nserver_url: http://a.example:8080", []string{"server_url http://a.example:8080 is plain HTTP"}},
 		{"two certificates", "server_url: https://a.example\ntls: {cert_file: /c, key_file: /k, acme: {email: a@b.example}}", []string{"tls.acme has no effect, as tls.cert_file is set"}},
+		{"a DNS provider that is not used", "server_url: https://a.example\ntls: {acme: {email: a@b.example, challenges: [http-01], dns: {provider: route53}}}", []string{"tls.acme.dns has no effect, as tls.acme.challenges does not hold dns-01"}},
 		{"ACME at another port", "server_url: https://a.example:8443\nlisten_addr: :8443\nhttp_listen_addr: ''\ntls: {acme: {email: a@b.example}}", []string{"server_url has port 8443"}},
 		{"https without anything", "server_url: https://a.example", []string{"server_url is https and neither tls.acme.email nor tls.cert_file is set"}},
 		{"public metrics", "metrics_listen_addr: :9090", []string{"metrics_listen_addr :9090 is not loopback"}},
@@ -281,7 +293,7 @@ func defaults() *config.Config {
 			},
 			UpdateInterval: 3 * time.Hour,
 		},
-		TLS: config.TLS{ACME: config.ACME{CheckInterval: 10 * time.Minute, DNS: config.DNSUpdate{Algorithm: "hmac-sha256"}}},
+		TLS: config.TLS{ACME: config.ACME{CheckInterval: 10 * time.Minute, DNS: config.ACMEDNS{Provider: config.RFC2136, Algorithm: "hmac-sha256"}}},
 		DNS: config.DNS{BaseDomain: "tailnet.internal", MagicDNS: true},
 		Log: config.Log{Level: slog.LevelInfo, Format: "text"},
 		Addresses: config.Addresses{
@@ -322,6 +334,12 @@ func TestMeaning(t *testing.T) {
 			c.ServerURL = &url.URL{Scheme: "https", Host: "vpn.example.com"}
 			c.Listen.Addr = ":8443"
 			c.TLS.ACME.Email, c.TLS.ACME.Challenges = "a@b.example", []config.Challenge{config.TLSALPN01}
+			c.DERP.Embedded.STUNListenAddr, c.DERP.Embedded.Hostname, c.DERP.Embedded.Port = ":3478", "vpn.example.com", 443
+		}},
+		{"ACME by DNS", "server_url: https://vpn.example.com\ntls: {acme: {email: a@b.example, dns: {provider: route53}}}", nil, func(c *config.Config) {
+			c.ServerURL = &url.URL{Scheme: "https", Host: "vpn.example.com"}
+			c.Listen.Addr, c.Listen.HTTP = ":443", ":80"
+			c.TLS.ACME.Email, c.TLS.ACME.Challenges, c.TLS.ACME.DNS.Provider = "a@b.example", []config.Challenge{config.DNS01}, config.Route53
 			c.DERP.Embedded.STUNListenAddr, c.DERP.Embedded.Hostname, c.DERP.Embedded.Port = ":3478", "vpn.example.com", 443
 		}},
 		{"server_url", "server_url: HTTPS://VPN.Example.com/\ntrusted_proxies: [127.0.0.1, '::ffff:10.0.0.1', 'fd00::/8']", nil, func(c *config.Config) {

@@ -100,7 +100,7 @@ func written(v reflect.Value) string {
 		return fmt.Sprintf("%04o", x)
 	case slog.Level:
 		return strings.ToLower(x.String())
-	case netip.Prefix, Allocation, bool, int:
+	case netip.Prefix, Allocation, DNSProvider, bool, int:
 		return fmt.Sprint(x)
 	case string:
 		if strings.HasPrefix(x, ":") || x == "" {

@@ -20,6 +20,7 @@ import (
 	"heddle/api/rest"
 	"heddle/cmd/heddle/config"
 	"heddle/cmd/heddle/serve/certs"
+	"heddle/cmd/heddle/serve/zones"
 	"heddle/derp"
 
 	"github.com/go-chi/chi/v5"
@@ -123,13 +124,27 @@ func (s *server) newACME() (*certs.ACME, error) {
 		case config.TLSALPN01:
 			o.TLSALPN = portOf(s.sockets.public)
 		case config.DNS01:
-			o.DNS = &certs.Zone{
-				Server: cfg.DNS.Server, Name: cfg.DNS.Zone, Record: cfg.DNS.Record,
-				KeyName: cfg.DNS.KeyName, Key: cfg.DNS.Key.Reveal(), Algorithm: cfg.DNS.Algorithm,
+			provider, err := keeperOf(cfg.DNS)
+			if err != nil {
+				return nil, fmt.Errorf("dns: %w", err)
 			}
+			o.DNS = &certs.DNS{Provider: provider, Zone: cfg.DNS.Zone, Record: cfg.DNS.Record}
 		}
 	}
 	return certs.NewACME(o)
+}
+
+// keeperOf is where the zone is kept that names are proven in.
+func keeperOf(cfg config.ACMEDNS) (certs.Provider, error) {
+	switch cfg.Provider {
+	case config.Cloudflare:
+		return zones.NewCloudflare(cfg.Token.Reveal(), "", nil), nil
+	case config.Route53:
+		return zones.NewRoute53(context.Background(), zones.Route53Options{AccessKeyID: cfg.AccessKeyID, SecretAccessKey: cfg.SecretAccessKey.Reveal()})
+	}
+	return &zones.Updates{
+		Server: cfg.Server, Zone: cfg.Zone, KeyName: cfg.KeyName, Key: cfg.Key.Reveal(), Algorithm: cfg.Algorithm,
+	}, nil
 }
 
 func portOf(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }

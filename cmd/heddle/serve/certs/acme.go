@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -30,7 +31,7 @@ type ACMEOptions struct {
 	HTTP      int    // port at which AnswerHTTP is served; 0 forbids HTTP-01
 	TLSALPN   int    // port of the listener with Get; 0 forbids TLS-ALPN-01
 	Host      string // that both listen at; empty for all interfaces
-	DNS       *Zone  // unless nil, names are proven by DNS-01 alone
+	DNS       *DNS   // unless nil, names are proven by DNS-01 alone
 
 	CheckEvery time.Duration
 	Log        *slog.Logger
@@ -92,14 +93,21 @@ func (a *ACME) Run(ctx context.Context) error {
 		DisableTLSALPNChallenge: a.opts.TLSALPN == 0, AltTLSALPNPort: a.opts.TLSALPN,
 		Logger: log,
 	}
+	var proofs *prover
+	var leftovers []string
 	if a.opts.DNS != nil {
-		template.DNS01Solver = a.opts.DNS
+		proofs = &prover{DNS: *a.opts.DNS, dir: filepath.Join(a.opts.Dir, proofsDir), log: a.opts.Log}
+		leftovers = proofs.leftovers()
+		template.DNS01Solver = proofs
 	}
 	m.issuer = certmagic.NewACMEIssuer(m.config, template)
 	m.config.Issuers = []certmagic.Issuer{m.issuer}
 	a.magic.Store(m)
 	if err := m.config.ManageAsync(ctx, a.opts.Names); err != nil {
 		return err
+	}
+	if proofs != nil {
+		proofs.sweep(ctx, leftovers)
 	}
 	<-ctx.Done()
 	return nil

@@ -26,8 +26,6 @@ import (
 
 	"heddle/cmd/heddle/serve/certs"
 	"heddle/integration/pebble"
-
-	"github.com/miekg/dns"
 )
 
 const (
@@ -130,7 +128,9 @@ func (s *site) serve(t *testing.T, o certs.ACMEOptions) {
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
-	o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	}
 	var err error
 	if s.acme, err = certs.NewACME(o); err != nil {
 		t.Fatal(err)
@@ -178,7 +178,7 @@ func (a *authority) options() certs.ACMEOptions {
 
 func TestChallenges(t *testing.T) {
 	s := map[string]*site{}
-	for _, way := range []string{"http-01", "tls-alpn-01", "dns-01"} {
+	for _, way := range []string{"http-01", "tls-alpn-01", "dns-01 rfc2136", "dns-01 cloudflare", "dns-01 route53"} {
 		t.Run(way, func(t *testing.T) {
 			s[way] = listen(t)
 			a := startAuthority(t, time.Hour, s[way].HTTP, s[way].HTTPS)
@@ -189,8 +189,8 @@ func TestChallenges(t *testing.T) {
 				o.HTTP = s[way].HTTP
 			case "tls-alpn-01":
 				o.TLSALPN = s[way].HTTPS
-			case "dns-01":
-				o.DNS = &certs.Zone{Server: a.names.addr, Name: zone, KeyName: keyName, Key: keySecret, Algorithm: "hmac-sha256"}
+			default:
+				o.DNS = &certs.DNS{Provider: keepers[strings.TrimPrefix(way, "dns-01 ")](t, a.names, false).Provider}
 			}
 			s[way].serve(t, o)
 			for _, name := range o.Names {
@@ -312,84 +312,6 @@ func TestRefusal(t *testing.T) {
 	if _, err := s.leaf(a, host); err == nil {
 		t.Error("there is a certificate all the same")
 	}
-}
-
-// zone is what the test's name server takes updates of, with the key of keyName.
-const (
-	zone      = "example.com"
-	keyName   = "heddle"
-	keySecret = "c29tZSBrZXkgb2YgdGhlIHRlc3QncyBuYW1lIHNlcnZlcg=="
-)
-
-// names is a name server for which every host is 127.0.0.1, and which takes updates of
-// TXT records.
-type names struct {
-	addr string
-	mu   sync.Mutex
-	txt  map[string][]dns.RR
-}
-
-func startNames(t *testing.T) *names {
-	t.Helper()
-	n := &names{txt: map[string][]dns.RR{}}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.addr = pc.LocalAddr().String()
-	l, err := net.Listen("tcp", n.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	for _, s := range []*dns.Server{{PacketConn: pc}, {Listener: l}} {
-		s.Handler, s.TsigSecret = n, map[string]string{keyName + ".": keySecret}
-		s.MsgAcceptFunc = func(dns.Header) dns.MsgAcceptAction { return dns.MsgAccept }
-		running.Go(func() { s.ActivateAndServe() })
-		t.Cleanup(func() { s.Shutdown() })
-	}
-	return n
-}
-
-// proofs is how many records there are.
-func (n *names) proofs() (sum int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, rr := range n.txt {
-		sum += len(rr)
-	}
-	return sum
-}
-
-func (n *names) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	resp := new(dns.Msg)
-	resp.SetReply(q)
-	switch {
-	case q.Opcode == dns.OpcodeUpdate && (q.IsTsig() == nil || w.TsigStatus() != nil || q.Question[0].Name != zone+"."):
-		resp.Rcode = dns.RcodeRefused
-	case q.Opcode == dns.OpcodeUpdate:
-		for _, rr := range q.Ns {
-			txt := rr.(*dns.TXT)
-			var kept []dns.RR
-			for _, old := range n.txt[txt.Hdr.Name] {
-				if old.(*dns.TXT).Txt[0] != txt.Txt[0] {
-					kept = append(kept, old)
-				}
-			}
-			if txt.Hdr.Class == dns.ClassINET {
-				kept = append(kept, txt)
-			}
-			n.txt[txt.Hdr.Name] = kept
-		}
-		resp.SetTsig(q.IsTsig().Hdr.Name, q.IsTsig().Algorithm, 300, time.Now().Unix())
-	case q.Question[0].Qtype == dns.TypeTXT:
-		resp.Answer = n.txt[q.Question[0].Name]
-	case q.Question[0].Qtype == dns.TypeA:
-		resp.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(127, 0, 0, 1)}}
-	}
-	w.WriteMsg(resp)
 }
 
 // await calls check until it returns nil: other processes have no event to wait for.
