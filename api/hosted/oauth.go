@@ -14,6 +14,7 @@ import (
 	"heddle/control/tailnet"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/sync/singleflight"
 )
 
 // maxForm bounds the form that a stranger sends: an ID token has a few KB.
@@ -109,16 +110,18 @@ func (s *Server) grant(c *call, client *tailnet.APIKey, scopes, tags []string) (
 
 // issuers verifies ID tokens. What issuers publish is fetched when it is needed first, and kept.
 type issuers struct {
-	http *http.Client
+	http   *http.Client
+	now    func() time.Time
+	asking singleflight.Group // by name: many jobs begin at once
 
 	mu    sync.Mutex
 	known map[string]*issuer
 }
 
 type issuer struct {
-	provider *oidc.Provider
-	err      error     // why it could not be reached; nil with provider
-	until    time.Time // when to ask again
+	provider *oidc.Provider // keeps the keys, too
+	err      error          // why it could not be reached; nil with provider
+	until    time.Time      // when to ask again
 }
 
 const (
@@ -127,20 +130,22 @@ const (
 	// issuerTime bounds the wait for an issuer, maxDocument what it sends.
 	issuerTime  = 10 * time.Second
 	maxDocument = 1 << 20
-	// issuerKept is how long the place of an issuer's keys is believed; the keys themselves are fetched
-	// whenever a token has a new one. issuerRetry is how long a failure is.
+	// issuerKept is how long an issuer's keys, and their place, are believed; keys are fetched sooner
+	// if a token has a new one. issuerRetry is how long a failure is.
 	issuerKept  = time.Hour
 	issuerRetry = 10 * time.Second
+	// issuerSkew is how much an issuer's clock may be ahead of ours.
+	issuerSkew = time.Minute
 )
 
-func newIssuers(client *http.Client) *issuers {
+func newIssuers(client *http.Client, now func() time.Time) *issuers {
 	if client == nil {
 		client = &http.Client{}
 	}
 	bounded := *client
 	bounded.Timeout = issuerTime
 	bounded.Transport = boundedTransport{client.Transport}
-	return &issuers{http: &bounded, known: map[string]*issuer{}}
+	return &issuers{http: &bounded, now: now, known: map[string]*issuer{}}
 }
 
 // boundedTransport keeps an issuer from sending without end, and from naming keys, or going on to
@@ -172,9 +177,12 @@ func (i *issuers) verify(ctx context.Context, t *tailnet.Trust, token string) (s
 	if err != nil {
 		return "", nil, &tailnet.Error{Code: tailnet.Unavailable, Msg: fmt.Sprintf("the issuer %s cannot be reached; try again later", t.Issuer), Err: err}
 	}
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, i.http), issuerTime)
+	ctx, cancel := context.WithTimeout(ctx, issuerTime)
 	defer cancel()
-	got, err := provider.VerifierContext(ctx, &oidc.Config{ClientID: t.Audience}).Verify(ctx, token)
+	got, err := provider.Verifier(&oidc.Config{ClientID: t.Audience, Now: i.now}).Verify(ctx, token)
+	if err == nil && got.IssuedAt.After(i.now().Add(issuerSkew)) {
+		err = fmt.Errorf("it was made in the future, at %v; are the clocks right?", got.IssuedAt)
+	}
 	if err != nil {
 		return "", nil, &tailnet.Error{Code: tailnet.Denied, Msg: "the identity token is not valid here: it must be of the trusted issuer, for the trusted audience, and fresh", Err: err}
 	}
@@ -192,21 +200,38 @@ func (i *issuers) verify(ctx context.Context, t *tailnet.Trust, token string) (s
 	return got.Subject, claims, nil
 }
 
-// provider asks an issuer where its keys are. Failures are remembered for a moment, so that
-// strangers cannot make the server ask without end.
+// provider asks an issuer where its keys are, once for all who wait for that. Failures are remembered for
+// a moment, so that strangers cannot make the server ask without end.
 func (i *issuers) provider(name string) (*oidc.Provider, error) {
-	i.mu.Lock()
-	known := i.known[name]
-	i.mu.Unlock()
-	now := time.Now()
-	if known != nil && now.Before(known.until) {
-		return known.provider, known.err
+	known := i.fresh(name)
+	if known == nil {
+		v, _, _ := i.asking.Do(name, func() (any, error) {
+			if known := i.fresh(name); known != nil {
+				return known, nil // by the one before
+			}
+			return i.ask(name), nil
+		})
+		known = v.(*issuer)
 	}
+	return known.provider, known.err
+}
+
+// fresh returns what is known of an issuer; nil if that is nothing, or old.
+func (i *issuers) fresh(name string) *issuer {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if known := i.known[name]; known != nil && i.now().Before(known.until) {
+		return known
+	}
+	return nil
+}
+
+func (i *issuers) ask(name string) *issuer {
 	// The provider keeps this context for fetching keys later.
 	ctx := oidc.ClientContext(context.Background(), i.http)
-	fresh := &issuer{until: now.Add(issuerKept)}
+	fresh := &issuer{until: i.now().Add(issuerKept)}
 	if fresh.provider, fresh.err = oidc.NewProvider(ctx, name); fresh.err != nil {
-		fresh.until = now.Add(issuerRetry)
+		fresh.until = i.now().Add(issuerRetry)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -214,5 +239,5 @@ func (i *issuers) provider(name string) (*oidc.Provider, error) {
 		clear(i.known)
 	}
 	i.known[name] = fresh
-	return fresh.provider, fresh.err
+	return fresh
 }
