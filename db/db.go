@@ -59,6 +59,8 @@ type engine interface {
 	prepare(log *slog.Logger) error
 	// open opens connections that write or that only read.
 	open(writes bool) (*gorm.DB, error)
+	// inspect opens connections for looking, if changes were possible, too.
+	inspect(ctx context.Context) (*gorm.DB, error)
 	// check finds out what makes the database unfit before anything is written.
 	check(ctx context.Context, g *gorm.DB) error
 	// saveFor is where a copy goes before the schema changes; "" if nowhere.

@@ -33,9 +33,12 @@ func flockSoon(f *os.File) error {
 	}
 }
 
+// lockName is the file that is locked.
+const lockName = "heddle.lock"
+
 // lockDir takes the directory or fails.
 func lockDir(dir string) (*dirLock, error) {
-	path := filepath.Join(dir, "heddle.lock")
+	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, &tailnet.Error{

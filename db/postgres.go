@@ -265,6 +265,9 @@ func (c *cluster) await(ctx context.Context, conn *pgx.Conn) (*pgconn.Notificati
 	return n, err
 }
 
+// readOnlyState is the SQLSTATE of a change where only reading is possible.
+const readOnlyState = "25006"
+
 // states are the errors of the server that an admin can do something about,
 // by SQLSTATE or its class.
 var states = []struct {
@@ -277,7 +280,7 @@ var states = []struct {
 	{"53", tailnet.Unavailable, "the database server is out of resources; look at its log"},
 	{"57", tailnet.Unavailable, "the database server is stopping or starting; it works again when that is done"},
 	{"55P03", tailnet.Unavailable, "another session of the database server holds a lock; end it, then try again"},
-	{"25006", tailnet.Unavailable, "the database server is a standby or set to read-only; database.url must lead to the primary (add target_session_attrs=read-write if it names several hosts)"},
+	{readOnlyState, tailnet.Unavailable, "the database server is a standby or set to read-only; database.url must lead to the primary (add target_session_attrs=read-write if it names several hosts)"},
 	{"40", tailnet.Unavailable, "the database server broke the transaction off; try again"},
 	{"28", tailnet.Denied, "the database server refuses the login; check user and password in database.url and the server's pg_hba.conf"},
 	{"3D000", tailnet.NotFound, "the database does not exist; make it with createdb --encoding UTF8, owned by the user in database.url"},

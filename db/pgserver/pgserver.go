@@ -39,6 +39,9 @@ func Missing() error {
 
 // programs returns the directory of the server's programs. Distributions keep them out of PATH.
 func programs() (string, error) {
+	if major := os.Getenv(VersionVariable); major != "" {
+		return fetched(major)
+	}
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.Sort(dirs)
 	for _, dir := range slices.Backward(dirs) {
@@ -84,7 +87,23 @@ func New() (_ *Server, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
+	if err := s.guard(); err != nil {
+		return nil, err
+	}
 	return s, s.Start()
+}
+
+// Guarded is a role that must give its password, if a test makes it. All others are trusted.
+const Guarded = "guarded"
+
+// guard puts that before what else the server is told of logins.
+func (s *Server) guard() error {
+	file := filepath.Join(s.data(), "pg_hba.conf")
+	rules, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append([]byte("local all "+Guarded+" scram-sha-256\n"), rules...), 0o600)
 }
 
 // unprivileged is the user of the package, or nobody.
@@ -139,7 +158,7 @@ func (s *Server) Start() error {
 	retry := time.NewTicker(20 * time.Millisecond)
 	defer retry.Stop()
 	for {
-		if err = s.exec(ctx, "SELECT 1"); err == nil {
+		if err = s.Exec(ctx, "SELECT 1"); err == nil {
 			return nil
 		}
 		select {
@@ -178,8 +197,8 @@ func (s *Server) Close() error {
 	return errors.Join(s.Stop(), os.RemoveAll(s.dir))
 }
 
-// exec runs a statement in the database of the administrators.
-func (s *Server) exec(ctx context.Context, sql string) error {
+// Exec runs a statement in the database of the administrators.
+func (s *Server) Exec(ctx context.Context, sql string) error {
 	conn, err := pgx.Connect(ctx, s.URL("postgres"))
 	if err != nil {
 		return err
@@ -196,7 +215,7 @@ func (s *Server) URL(database string) string {
 
 // Database makes an empty database and returns its URL.
 func (s *Server) Database(ctx context.Context, name string) (url string, err error) {
-	if err := s.exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+	if err := s.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
 		return "", err
 	}
 	return s.URL(name), nil

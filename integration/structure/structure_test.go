@@ -67,7 +67,7 @@ var table = map[string]rule{
 	"cmd/heddle/cli":              {[]string{"*"}, storage},
 	"cmd/heddle/cli/complete":     {[]string{"proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/dial":         {[]string{"cmd/heddle/config"}, storage},
-	"cmd/heddle/cli/doctor":       {[]string{"cmd/heddle/cli/dial", "cmd/heddle/cli/show", "cmd/heddle/config", "proto/heddle/v1"}, storage},
+	"cmd/heddle/cli/doctor":       {[]string{"cmd/heddle/archive", "cmd/heddle/cli/dial", "cmd/heddle/cli/show", "cmd/heddle/config", "control/tailnet", "db", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/habits":       {nil, slices.Concat(storage, wire)},
 	"cmd/heddle/cli/audit":        {[]string{"cmd/heddle/cli/show", "cmd/heddle/cli/span", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/inspect":      {[]string{"cmd/heddle/cli/complete", "cmd/heddle/cli/show", "proto/heddle/v1"}, storage},

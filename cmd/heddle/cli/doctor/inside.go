@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,6 +34,7 @@ func (e *exam) inside(ctx context.Context, path string) {
 	e.url = e.cfg.ServerURL
 	e.dataDir()
 	e.disk()
+	e.database(ctx)
 	e.running(ctx)
 	e.openFiles()
 }
@@ -157,12 +159,18 @@ func (e *exam) running(ctx context.Context) {
 	}
 	e.fine(name, "it answers at %s", e.cfg.Listen.Socket)
 	for _, p := range resp.GetParts() {
-		if !p.GetOk() {
+		switch {
+		case !p.GetOk():
 			e.broken(p.GetName(), "see the server's log", "%s", p.GetMessage())
-			continue
+		case !e.looked(p.GetName()):
+			e.fine(p.GetName(), "%s", or(p.GetMessage(), "works"))
 		}
-		e.fine(p.GetName(), "%s", or(p.GetMessage(), "works"))
 	}
+}
+
+// looked reports whether there is a verdict about something already.
+func (e *exam) looked(name string) bool {
+	return slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Name == name && f.Verdict != Skipped })
 }
 
 // openFiles looks at the limit of the running server, or at what this machine gives one.
