@@ -88,6 +88,11 @@ func (s audit) TailAuditEntries(req *v1.TailAuditEntriesRequest, to grpc.ServerS
 	if s.opts.Audit == nil {
 		return errNoLog
 	}
+	done, err := s.watching()
+	if err != nil {
+		return err
+	}
+	defer done()
 	q.Oldest, q.After = true, int64(req.GetAfter())
 	if q.After == 0 {
 		latest, _, err := s.opts.Audit.Audit(ctx, tailnet.Default, tailnet.AuditQuery{Limit: 1})

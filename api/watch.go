@@ -77,12 +77,11 @@ func (s watches) Watch(req *v1.WatchRequest, stream v1.WatchService_WatchServer)
 	if err != nil {
 		return err
 	}
-	select {
-	case s.watchers <- struct{}{}:
-		defer func() { <-s.watchers }()
-	default:
-		return tailnet.Errorf(tailnet.Exhausted, "%d programs watch this server already; try again later", maxWatchers)
+	done, err := s.watching()
+	if err != nil {
+		return err
 	}
+	defer done()
 	old, cursor := s.places.Get(req.GetCursor(), kinds, s.opts.Now()), req.GetCursor()
 	for begun := false; ; begun = true {
 		now := s.snapshot()
@@ -100,6 +99,16 @@ func (s watches) Watch(req *v1.WatchRequest, stream v1.WatchService_WatchServer)
 		if err := s.news(ctx, id, old, kinds); err != nil {
 			return err
 		}
+	}
+}
+
+// watching lets one more stream look at every change; done ends that.
+func (s *Server) watching() (done func(), err error) {
+	select {
+	case s.watchers <- struct{}{}:
+		return func() { <-s.watchers }, nil
+	default:
+		return nil, tailnet.Errorf(tailnet.Exhausted, "%d programs watch this server already; try again later", maxWatchers)
 	}
 }
 

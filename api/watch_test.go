@@ -185,7 +185,7 @@ func TestWhoMayWatch(t *testing.T) {
 
 // Streams are counted, and those that ended do not count.
 func TestWatchersAreBounded(t *testing.T) {
-	w := newWorld(t)
+	w := kept(t)
 	var all []*watcher
 	var refused error
 	for i := 0; refused == nil && i < 300; {
@@ -203,6 +203,11 @@ func TestWatchersAreBounded(t *testing.T) {
 	if len(all) != 256 {
 		t.Errorf("%d programs could watch", len(all))
 	}
+	tail, err := v1.NewAuditServiceClient(w.local()).TailAuditEntries(t.Context(), &v1.TailAuditEntriesRequest{})
+	if err == nil {
+		_, err = tail.Recv() // these look at every change, too
+	}
+	wantCode(t, err, codes.ResourceExhausted, "later")
 	for _, a := range all {
 		a.stop()
 	}

@@ -11,11 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os/user"
+	"regexp"
 	"strings"
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/site"
 
 	"github.com/tailscale/peercred"
 	"golang.org/x/sync/semaphore"
@@ -49,9 +52,9 @@ type Gate struct {
 	state  *tailnet.State
 	now    func() time.Time
 	log    *slog.Logger
-	failed *limiter[netip.Addr]
+	failed *limiter[netip.Prefix]
 	byKey  *limiter[tailnet.APIKeyID]
-	byAddr *limiter[netip.Addr]
+	byAddr *limiter[netip.Prefix]
 
 	// asking are the turns of working that those who may only read can have.
 	reading, working, asking line
@@ -62,7 +65,7 @@ type Gate struct {
 func NewGate(state *tailnet.State, now func() time.Time, log *slog.Logger) *Gate {
 	return &Gate{
 		state: state, now: now, log: log,
-		failed: newLimiter[netip.Addr](failPace), byAddr: newLimiter[netip.Addr](addrPace), byKey: newLimiter[tailnet.APIKeyID](keyPace),
+		failed: newLimiter[netip.Prefix](failPace), byAddr: newLimiter[netip.Prefix](addrPace), byKey: newLimiter[tailnet.APIKeyID](keyPace),
 		reading: make(line, maxReading), working: make(line, maxBusy), asking: make(line, maxBusy-1),
 		held: semaphore.NewWeighted(maxHeld),
 	}
@@ -145,6 +148,10 @@ func (g *Gate) Identify(r *http.Request) (Caller, error) {
 	if err := private(r); err != nil {
 		return none, err
 	}
+	if tellsSecret(r.URL) {
+		return none, status.Error(codes.InvalidArgument,
+			"a secret does not belong into a URL, which ends up in logs: name the key by its ID or prefix, and consider this one seen by others")
+	}
 	now := g.now()
 	secret, ok := secretOf(r)
 	if !ok {
@@ -167,13 +174,29 @@ func (g *Gate) Identify(r *http.Request) (Caller, error) {
 	if err := g.mayRead(actor); err != nil {
 		return none, err
 	}
-	if now.Sub(key.LastUsed) >= touchEvery {
-		_, err = g.state.Update(r.Context(), tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
+	// What is only noted keeps nobody from reading while the writer cannot do its work.
+	if now.Sub(key.LastUsed) >= touchEvery && g.state.Trouble() == nil {
+		_, err := g.state.Update(r.Context(), tailnet.SystemActor("api"), func(tx *tailnet.Tx) error {
 			tx.TouchAPIKey(key.ID)
 			return nil
 		})
+		if err != nil {
+			g.log.Debug("the last use of an api key is not noted", "key", key.Public, "err", err)
+		}
 	}
-	return Caller{actor, key.ID}, err
+	return Caller{actor, key.ID}, nil
+}
+
+// secretText finds the secrets of keys, of whatever sort.
+var secretText = regexp.MustCompile(`tskey-[a-z]+-[0-9A-Za-z]+-[0-9A-Za-z]+`)
+
+// tellsSecret reports whether a URL has a secret in it.
+func tellsSecret(u *url.URL) bool {
+	query, err := url.QueryUnescape(u.RawQuery)
+	if err != nil {
+		query = u.RawQuery
+	}
+	return secretText.MatchString(u.Path) || secretText.MatchString(query)
 }
 
 // private refuses requests that others can read.
@@ -191,14 +214,14 @@ func (g *Gate) MayTry(r *http.Request) error {
 	if err := private(r); err != nil {
 		return err
 	}
-	if !g.failed.allow(site(remoteIP(r.RemoteAddr)), g.now()) {
+	if !g.failed.allow(site.Of(remoteIP(r.RemoteAddr)), g.now()) {
 		return status.Error(codes.ResourceExhausted, "too many wrong secrets from your address: wait a minute")
 	}
 	return nil
 }
 
 // Wrong counts a request whose secret was wrong.
-func (g *Gate) Wrong(r *http.Request) { g.failed.add(site(remoteIP(r.RemoteAddr)), g.now()) }
+func (g *Gate) Wrong(r *http.Request) { g.failed.add(site.Of(remoteIP(r.RemoteAddr)), g.now()) }
 
 // Pace refuses a request with another secret than an API key, which is right, if others can read it or
 // if there are more than a program needs.
@@ -212,15 +235,15 @@ func (g *Gate) Pace(r *http.Request, key *tailnet.APIKey) error {
 // pace refuses what is more than a program needs: no key, and no address, may take
 // the CPU from the clients.
 func (g *Gate) pace(key *tailnet.APIKey, addr netip.Addr, now time.Time) error {
-	addr = site(addr)
+	from := site.Of(addr)
 	if !g.byKey.allow(key.ID, now) {
 		return status.Errorf(codes.ResourceExhausted, "too many calls with API key %s: slow down", key.Public)
 	}
-	if !g.byAddr.allow(addr, now) {
+	if !g.byAddr.allow(from, now) {
 		return status.Error(codes.ResourceExhausted, "too many calls from your address: slow down")
 	}
 	g.byKey.add(key.ID, now)
-	g.byAddr.add(addr, now)
+	g.byAddr.add(from, now)
 	return nil
 }
 
@@ -228,11 +251,11 @@ func (g *Gate) pace(key *tailnet.APIKey, addr netip.Addr, now time.Time) error {
 // too many from that address, without a word about the key. The limit is on guesses alone: who has a
 // key is served, whoever else calls from the same address. tell is whether the log should have it.
 func (g *Gate) noKey(addr netip.Addr, now time.Time, refusal error) (_ error, tell bool) {
-	addr = site(addr)
-	if !g.failed.allow(addr, now) {
+	from := site.Of(addr)
+	if !g.failed.allow(from, now) {
 		return status.Error(codes.ResourceExhausted, "too many calls without a valid API key from your address: wait a minute"), false
 	}
-	return refusal, g.failed.add(addr, now)
+	return refusal, g.failed.add(from, now)
 }
 
 // publicPart returns the part of an API key that names it and may be logged;

@@ -2,7 +2,6 @@ package callers
 
 import (
 	"container/list"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -87,13 +86,4 @@ func (d debt) at(now time.Time, refill time.Duration) debt {
 		return debt{since: now}
 	}
 	return debt{count: d.count - paid, since: d.since.Add(time.Duration(paid) * refill)}
-}
-
-// site is what counts as one address: of IPv6 the /64 that one customer has.
-func site(addr netip.Addr) netip.Addr {
-	if addr.Is6() {
-		p, _ := addr.Prefix(64)
-		return p.Addr()
-	}
-	return addr
 }

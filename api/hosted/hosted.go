@@ -21,6 +21,7 @@ import (
 
 	"heddle/api/callers"
 	"heddle/control/tailnet"
+	"heddle/control/tailnet/httpcode"
 	"heddle/policy"
 
 	"github.com/go-chi/chi/v5"
@@ -60,7 +61,7 @@ type Server struct {
 
 // New makes a Server. It starts nothing.
 func New(o Options) *Server {
-	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP)}
+	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP, o.Now)}
 	s.routes.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "there is nothing at this path", nil)
 	})
@@ -290,18 +291,9 @@ func refuse(w http.ResponseWriter, code int, message string, data []problemData)
 	json.NewEncoder(w).Encode(problem{Message: message, Data: data, Status: code})
 }
 
-// statuses are the two tables of error codes on this wire: of the tailnet, and of the gate.
-var statuses = map[tailnet.Code]int{
-	tailnet.Invalid:     http.StatusBadRequest,
-	tailnet.NotFound:    http.StatusNotFound,
-	tailnet.Conflict:    http.StatusConflict,
-	tailnet.Changed:     http.StatusPreconditionFailed,
-	tailnet.Denied:      http.StatusForbidden,
-	tailnet.Exhausted:   http.StatusTooManyRequests,
-	tailnet.Unavailable: http.StatusServiceUnavailable,
-}
-
+// gateStatuses is the table of what the gate refuses.
 var gateStatuses = map[codes.Code]int{
+	codes.InvalidArgument:   http.StatusBadRequest,
 	codes.Unauthenticated:   http.StatusUnauthorized,
 	codes.PermissionDenied:  http.StatusForbidden,
 	codes.ResourceExhausted: http.StatusTooManyRequests,
@@ -318,10 +310,7 @@ func fail(w http.ResponseWriter, log *slog.Logger, r *http.Request, err error) {
 			return
 		}
 	}
-	code := statuses[tailnet.CodeOf(err)]
-	if code == 0 {
-		code = http.StatusInternalServerError
-	}
+	code := httpcode.Of(err)
 	if code >= http.StatusInternalServerError {
 		log.Error("api call failed", "path", r.URL.Path, "err", err)
 	}

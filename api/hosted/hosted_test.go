@@ -48,6 +48,31 @@ func (l noLog) Audit(_ context.Context, _ string, q tailnet.AuditQuery) (page []
 	return page, 0, nil
 }
 
+// longLog is one that never ends.
+type longLog struct{}
+
+func (longLog) Audit(_ context.Context, _ string, q tailnet.AuditQuery) (page []tailnet.AuditRecord, next int64, err error) {
+	for range 1000 {
+		q.After++
+		page = append(page, tailnet.AuditRecord{ID: q.After, AuditEntry: tailnet.AuditEntry{At: time.Unix(q.After, 0), Action: "user.create"}})
+	}
+	return page, q.After, nil
+}
+
+// What does not fit is refused: nobody is to take a part of the log for the whole.
+func TestLogsAreWholeOrRefused(t *testing.T) {
+	w, log := newWorld(t), slog.New(slog.DiscardHandler)
+	h := hosted.New(hosted.Options{State: w.state, Gate: callers.NewGate(w.state, time.Now, log), Audit: longLog{}, Log: log, Now: time.Now})
+	r := httptest.NewRequest("GET", "/api/v2/tailnet/-/logging/configuration?start=1970-01-01T00:00:00Z&end=2100-01-01T00:00:00Z", nil)
+	r.RemoteAddr = "127.0.0.1:1"
+	r.SetBasicAuth(w.secret, "")
+	got := httptest.NewRecorder()
+	h.ServeHTTP(got, r)
+	if got.Code != http.StatusBadRequest || !strings.Contains(got.Body.String(), "1970-01-01T02:46:40Z") {
+		t.Errorf("%d %.200s", got.Code, got.Body)
+	}
+}
+
 func newWorld(t *testing.T) *world {
 	store := new(tailnettest.Store)
 	w := newTailnet(t, store)
@@ -408,8 +433,19 @@ func TestWebhooks(t *testing.T) {
 		t.Errorf("rotated: %+v", rotated)
 	}
 	w.must(hooks.Test(ctx, made.EndpointID))
-	if list := ok[[]tailscale.Webhook](t)(hooks.List(ctx)); len(list) != 1 {
+	if list := ok[[]tailscale.Webhook](t)(hooks.List(ctx)); len(list) != 1 || list[0].EndpointURL != "https://example.com/hook" {
 		t.Errorf("webhooks: %+v", list)
+	}
+	// The path is the secret of chat services, and nothing for who only reads.
+	var auditor string
+	w.update(func(tx *tailnet.Tx) (err error) {
+		auditor, _, err = tx.CreateAPIKey(tailnet.APIKeySpec{Role: policy.Auditor, Expires: tx.Now().Add(time.Hour)})
+		return err
+	})
+	reads := w.as(auditor).Webhooks()
+	one, list := ok[*tailscale.Webhook](t)(reads.Get(ctx, made.EndpointID)), ok[[]tailscale.Webhook](t)(reads.List(ctx))
+	if one.EndpointURL != "https://example.com" || len(list) != 1 || list[0].EndpointURL != "https://example.com" {
+		t.Errorf("an auditor sees %+v, %+v", one, list)
 	}
 	w.must(hooks.Delete(ctx, made.EndpointID))
 	if _, err := hooks.Get(ctx, made.EndpointID); !tailscale.IsNotFound(err) {
@@ -448,6 +484,9 @@ func TestBadRequests(t *testing.T) {
 		{"sharing, by a stranger", "POST", "/api/v2/device/1/device-invites", "", "", 401},
 		{"no client secret", "POST", "/api/v2/oauth/token", "", "", 403},
 		{"unknown client", "POST", "/api/v2/oauth/token-exchange", "", "", 403},
+		{"a key in the path", "GET", "/api/v2/tailnet/-/keys/" + w.secret, w.secret, "", 400},
+		{"a key in the query", "GET", "/api/v2/tailnet/-/devices?key=" + w.secret, w.secret, "", 400},
+		{"brackets without end", "POST", "/api/v2/tailnet/-/acl/validate", auditor, strings.Repeat("[", 4<<20), 200}, // they would end the process
 		{"a policy too large", "POST", "/api/v2/tailnet/-/acl", w.secret, strings.Repeat(" ", 7<<20), 400},
 	} {
 		r, _ := http.NewRequest(c.method, w.url.String()+c.path, strings.NewReader(c.body))

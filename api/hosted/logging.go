@@ -15,7 +15,8 @@ type AuditLog interface {
 	Audit(ctx context.Context, name string, q tailnet.AuditQuery) (page []tailnet.AuditRecord, next int64, err error)
 }
 
-// maxLogs bounds an answer: who wants more asks for a shorter time.
+// maxLogs bounds an answer: who wants more asks for a shorter time, and is told so, since nothing in the
+// form of this wire says that there is more.
 const maxLogs = 10_000
 
 type logEntry struct {
@@ -60,7 +61,7 @@ func (s *Server) listLogs(c *call) (any, error) {
 		}
 	}
 	logs := []logEntry{}
-	for len(logs) < maxLogs {
+	for {
 		page, next, err := s.Audit.Audit(c.Context(), tailnet.Default, query)
 		if err != nil {
 			return nil, err
@@ -70,6 +71,10 @@ func (s *Server) listLogs(c *call) (any, error) {
 		}
 		if next == 0 {
 			break
+		}
+		if len(logs) >= maxLogs {
+			return nil, tailnet.Errorf(tailnet.Invalid, "there are more than %d changes in this time: ask for a shorter one, such as up to end=%s",
+				maxLogs, logs[len(logs)-1].EventTime.Format(time.RFC3339Nano))
 		}
 		query.After = next
 	}

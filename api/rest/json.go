@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net/url"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -83,11 +82,3 @@ func numbersAsText(fields map[string]any, known protoreflect.FieldDescriptors) b
 }
 
 func valueOf(s string) protoreflect.Value { return protoreflect.ValueOfString(s) }
-
-// unescaped returns a query as it reads; what is not escaped well is as it is.
-func unescaped(query string) string {
-	if text, err := url.QueryUnescape(query); err == nil {
-		return text
-	}
-	return query
-}
