@@ -238,19 +238,21 @@ func entry(name, text string) tar.Header {
 }
 
 var hostile = map[string][]tar.Header{
-	"nothing":           {},
-	"no database":       {entry("heddle-backup.json", `{"format": 1}`)},
-	"no manifest":       {entry("heddle.db", "x")},
-	"a later format":    {entry("heddle-backup.json", `{"format": 2}`), entry("heddle.db", "x")},
-	"a way out":         {entry("heddle-backup.json", `{"format": 1, "files": ["../x"]}`), entry("heddle.db", "x"), entry("files/../x", "x")},
-	"an absolute path":  {entry("heddle-backup.json", `{"format": 1, "files": ["/x"]}`), entry("heddle.db", "x"), entry("files//x", "x")},
-	"a second database": {entry("heddle-backup.json", `{"format": 1}`), entry("heddle.db", "x"), entry("heddle.db", "y")},
-	"one in the files":  {entry("heddle-backup.json", `{"format": 1, "files": ["heddle.db"]}`), entry("heddle.db", "x"), entry("files/heddle.db", "y")},
-	"a link":            {entry("heddle-backup.json", `{"format": 1, "files": ["a"]}`), entry("heddle.db", "x"), {Name: "files/a", Typeflag: tar.TypeSymlink, Linkname: "/etc"}},
-	"an unknown file":   {entry("heddle-backup.json", `{"format": 1}`), entry("heddle.db", "x"), entry("files/a", "y")},
-	"a missing file":    {entry("heddle-backup.json", `{"format": 1, "files": ["a"]}`), entry("heddle.db", "x")},
-	"a large file":      {entry("heddle-backup.json", `{"format": 1, "files": ["a"]}`), entry("heddle.db", "x"), entry("files/a", strings.Repeat("x", 9<<20))},
-	"not a database":    {entry("heddle-backup.json", `{"format": 1}`), entry("heddle.db", "x")},
+	"nothing":                            {},
+	"no database":                        {entry("heddle-backup.json", `{"format": 1}`)},
+	"no manifest":                        {entry("heddle.db", "x")},
+	"a later format":                     {entry("heddle-backup.json", `{"format": 2}`), entry("heddle.db", "x")},
+	"a way out":                          {entry("heddle-backup.json", `{"format": 1, "files": ["../x"]}`), entry("heddle.db", "x"), entry("files/../x", "x")},
+	"an absolute path":                   {entry("heddle-backup.json", `{"format": 1, "files": ["/x"]}`), entry("heddle.db", "x"), entry("files//x", "x")},
+	"a second database":                  {entry("heddle-backup.json", `{"format": 1}`), entry("heddle.db", "x"), entry("heddle.db", "y")},
+	"one in the files":                   {entry("heddle-backup.json", `{"format": 1, "files": ["heddle.db"]}`), entry("heddle.db", "x"), entry("files/heddle.db", "y")},
+	"a link":                             {entry("heddle-backup.json", `{"format": 1, "files": ["a"]}`), entry("heddle.db", "x"), {Name: "files/a", Typeflag: tar.TypeSymlink, Linkname: "/etc"}},
+	"an unknown file":                    {entry("heddle-backup.json", `{"format": 1}`), entry("heddle.db", "x"), entry("files/a", "y")},
+	"a missing file":                     {entry("heddle-backup.json", `{"format": 1, "files": ["a"]}`), entry("heddle.db", "x")},
+	"a large file":                       {entry("heddle-backup.json", `{"format": 1, "files": ["a"]}`), entry("heddle.db", "x"), entry("files/a", strings.Repeat("x", 9<<20))},
+	"a version that steers the terminal": {entry("heddle-backup.json", `{"format": 99, "heddle": "\u001b[2J"}`), entry("heddle.db", "x")},
+	"a name that steers the terminal":    {entry("heddle-backup.json", `{"format": 1, "files": ["a\u001b[2J"]}`), entry("heddle.db", "x"), entry("files/a\x1b[2J", "y")},
+	"not a database":                     {entry("heddle-backup.json", `{"format": 1}`), entry("heddle.db", "x")},
 }
 
 func TestHostileBackups(t *testing.T) {
@@ -261,8 +263,8 @@ func TestHostileBackups(t *testing.T) {
 				t.Fatal(err)
 			}
 			parent := t.TempDir()
-			if _, _, err := archive.Restore(t.Context(), configOf(t, filepath.Join(parent, "data")), file, nil); err == nil {
-				t.Error("restored")
+			if _, _, err := archive.Restore(t.Context(), configOf(t, filepath.Join(parent, "data")), file, nil); err == nil || strings.Contains(tailnet.Message(err), "\x1b") {
+				t.Errorf("restored, or said so in a way that steers the terminal: %q", err)
 			}
 			if left := list(t, parent); len(left) != 1 { // the lock
 				t.Errorf("files %v", left)

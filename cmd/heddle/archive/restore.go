@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
@@ -192,7 +193,7 @@ func untar(in io.Reader, dir string) (*Manifest, error) {
 			m, err = readManifest(io.LimitReader(t, maxFile))
 		case m != nil && h.Name == databaseName:
 			err = save(t, filepath.Join(dir, databaseName), maxDatabase)
-		case m != nil && isFile && filepath.IsLocal(filepath.FromSlash(name)) && !ours(name):
+		case m != nil && isFile && filepath.IsLocal(filepath.FromSlash(name)) && !ours(name) && printable(name):
 			err = save(t, filepath.Join(dir, filesDir, filepath.FromSlash(name)), maxFile)
 		default:
 			return nil, fmt.Errorf("it holds %q, which does not belong there", h.Name)
@@ -222,10 +223,18 @@ func readManifest(in io.Reader) (*Manifest, error) {
 	if err := json.NewDecoder(in).Decode(&m); err != nil {
 		return nil, err
 	}
+	if !printable(m.Heddle + m.Server) {
+		return nil, errors.New("it says of itself what cannot be printed")
+	}
 	if m.Format > format {
 		return nil, fmt.Errorf("it was made by heddle %s, which is newer than this: install that", m.Heddle)
 	}
 	return &m, nil
+}
+
+// printable reports whether people can be shown a text that anybody may have made.
+func printable(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 func save(in io.Reader, path string, most int64) error {
