@@ -100,6 +100,9 @@ func (m *move) missing() {
 	if m.policy == "" {
 		m.note("there is no policy: as with headscale every device may reach every other; `heddle policy set` changes that")
 	}
+	if strings.Contains(m.policy, `"*"`) && c.Release != "0.30" {
+		m.note(`the policy has "*": as a source that was any address for headscale before 0.29; here it is those of devices and of approved routes ("autogroup:danger-all" is any address)`)
+	}
 	identities := 0
 	for _, u := range m.image.Users {
 		identities += len(u.Identities)

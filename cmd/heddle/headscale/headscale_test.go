@@ -369,6 +369,9 @@ func TestSources(t *testing.T) {
 		if strings.Contains(img.Policy.Source, "*:22") != (opts.Policy != "") {
 			t.Errorf("%s: policy %s", name, img.Policy.Source)
 		}
+		if opts.Policy != "" {
+			wantNotes(t, r, `the policy has "*"`)
+		}
 		if (r.Saved == "") != (opts.Settings == "" && strings.HasPrefix(opts.Source, bare.dir)) {
 			t.Errorf("%s: configuration in %q", name, r.Saved)
 		}
