@@ -39,10 +39,12 @@ func (s *Sources) refresh(ctx context.Context, u *urlSource) {
 		m, raw, err := s.fetch(ctx, u.url)
 		if err == nil {
 			retry = fetchRetry
+			s.note(u.name, nil)
 			s.keep(u, m, raw)
 		} else if ctx.Err() == nil {
 			wait = min(retry, s.cfg.Interval)
 			retry = min(2*retry, s.cfg.Interval)
+			s.note(u.name, fmt.Errorf("%s: %w", u.name, err))
 			s.log.Warn("derp url not used, its last good content stays in force", "url", u.name, "err", err, "retry_in", wait)
 		}
 		pause(ctx, jitter(wait))

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,6 +73,7 @@ type Sources struct {
 	files    []*fileSource
 	embedded *tailcfg.DERPMap // nil, or the one region
 	text     []byte           // of the current map, to see whether it changed
+	trouble  map[string]error // by the names of those sources whose last content was no good
 }
 
 // NewSources reads the files, and the cache if there is one; it waits for no
@@ -86,7 +89,7 @@ func NewSources(cfg SourcesConfig) (*Sources, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Sources{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
+	s := &Sources{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), trouble: map[string]error{}}
 	var errs []error
 	for _, raw := range cfg.URLs {
 		u, err := url.Parse(raw)
@@ -132,6 +135,29 @@ func embeddedMap(r *Region) (*tailcfg.DERPMap, error) {
 // Map returns the present map: never nil, maybe without regions. It is shared:
 // read only.
 func (s *Sources) Map() *tailcfg.DERPMap { return s.current.Load() }
+
+// Trouble tells which sources give nothing new at present, and why; nil if all do. Before the first answer of a URL
+// there is none.
+func (s *Sources) Trouble() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(s.trouble)) {
+		errs = append(errs, s.trouble[name])
+	}
+	return errors.Join(errs...)
+}
+
+// note keeps what became of a source; nil is good.
+func (s *Sources) note(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.trouble, name)
+		return
+	}
+	s.trouble[name] = err
+}
 
 // SetEmbedded replaces the embedded region, for example after the pinned
 // certificate was renewed; nil removes it. Run publishes the change.
@@ -180,10 +206,12 @@ func (s *Sources) checkFiles() {
 		m, err := f.load()
 		if err != nil {
 			s.log.Error("derp file not used, its last good content stays in force", "err", err)
+			s.note(f.name, err)
 		}
 		if m == nil {
 			continue
 		}
+		s.note(f.name, nil)
 		s.log.Info("read changed derp file", "file", f.name)
 		s.mu.Lock()
 		f.m = m

@@ -170,6 +170,9 @@ func TestURLRefreshAndOutage(t *testing.T) {
 
 		time.Sleep(15 * time.Minute) // of the bubble's clock
 		p.check(t, "outage")
+		if err := s.Trouble(); err == nil || !strings.Contains(err.Error(), "maps.example") || strings.Contains(err.Error(), "secret") {
+			t.Errorf("of an outage is told %v", err)
+		}
 		if n := server.requests(); n < 4 || n > 12 {
 			t.Errorf("asked %d times in an outage of 15 minutes", n)
 		}
@@ -203,6 +206,9 @@ func TestURLRefreshAndOutage(t *testing.T) {
 		server.set(200, mapJSON(1, "two.example"))
 		time.Sleep(3 * time.Hour)
 		p.check(t, "new content", map[int]string{1: "two.example", 999: "home.example"})
+		if err := s.Trouble(); err != nil {
+			t.Errorf("after the outage: %v", err)
+		}
 		if text := log.take(); strings.Contains(text, "secret") {
 			t.Errorf("the log tells the password: %s", text)
 		}
@@ -258,6 +264,9 @@ func TestFilesAreWatched(t *testing.T) {
 			text := log.take()
 			if n := strings.Count(text, "level=ERROR"); n != step.logged {
 				t.Errorf("%s: %d errors logged, want %d:\n%s", step.name, n, step.logged, text)
+			}
+			if err := s.Trouble(); (err != nil) != (step.logged > 0) {
+				t.Errorf("%s: trouble: %v", step.name, err)
 			}
 		}
 	})

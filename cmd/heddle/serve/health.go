@@ -43,6 +43,8 @@ func (s *server) health(ctx context.Context) []api.Part {
 	}
 	if len(snap.DERPMap().Regions) == 0 {
 		parts = append(parts, part("derp map", errors.New("no region: clients cannot connect; enable derp.embedded or add derp.files"), ""))
+	} else if err := s.sources.Trouble(); err != nil {
+		parts = append(parts, part("derp map", fmt.Errorf("what it was made of before stays in force: %w", err), ""))
 	}
 	fine, err := s.clock.health(time.Now())
 	return append(parts, part("clock", err, fine))

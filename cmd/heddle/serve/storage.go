@@ -1,8 +1,11 @@
 package serve
 
 import (
+	"context"
+
 	"heddle/api"
 	"heddle/cmd/heddle/archive"
+	"heddle/control/tailnet"
 	"heddle/db"
 )
 
@@ -27,7 +30,16 @@ func (s *server) newBackups() (*archive.Schedule, error) {
 		return nil, err
 	}
 	source := archive.SourceOf(s.cfg, s.Version.Version, recipients)
-	source.Copy = s.db.Backup
+	source.Copy = func(ctx context.Context, path string) error {
+		// What reads all secrets goes on record; that a full disk refuses it must not keep a backup from being made.
+		err := s.update(ctx, "backup", func(tx *tailnet.Tx) error {
+			return tx.Record(tailnet.Read(tailnet.AreaSettings), "make backups", "backup.make", cfg.Dir)
+		})
+		if err != nil {
+			s.Log.Error("a backup is not on record", "err", err)
+		}
+		return s.db.Backup(ctx, path)
+	}
 	return &archive.Schedule{Source: source, Dir: cfg.Dir, Interval: cfg.Interval, Keep: cfg.Keep, Log: s.Log}, nil
 }
 

@@ -117,6 +117,7 @@ var numbers = []number{
 
 	one("heddle_frame_cache_hits_total", "Encoded parts of maps that were found in the cache.", func(r *reading) uint64 { return r.maps.Hits }),
 	one("heddle_frame_cache_misses_total", "Encoded parts of maps that had to be made.", func(r *reading) uint64 { return r.maps.Misses }),
+	one("heddle_frame_cache_evicted_total", "Parts that had to leave the cache, to keep it within its limit.", func(r *reading) uint64 { return r.maps.Evicted }),
 	one("heddle_frame_cache_bytes", "Size of the cache.", func(r *reading) int { return r.maps.Bytes }),
 	one("heddle_frame_cache_limit_bytes", "Most that the cache may hold (netmap.cache_mb).", func(r *reading) int { return r.maps.Limit }),
 	one("heddle_frame_cache_items", "Parts in the cache.", func(r *reading) int { return r.maps.Items }),
