@@ -104,15 +104,21 @@ func (d *differ) authKeys() {
 	}
 }
 
+// apiKeys leaves OAuth clients and their tokens out: other people may see those.
 func (d *differ) apiKeys() {
+	add := func(k *tailnet.APIKey) {
+		if k != nil && k.Kind == tailnet.KeyAPI {
+			d.add(APIKeys, int64(k.ID))
+		}
+	}
 	if d.old == nil {
 		for k := range d.now.APIKeys() {
-			d.add(APIKeys, int64(k.ID))
+			add(k)
 		}
 		return
 	}
 	for id := range d.now.APIKeysChangedSince(d.old) {
-		d.add(APIKeys, int64(id))
+		add(cmp.Or(d.now.APIKey(id), d.old.APIKey(id)))
 	}
 }
 

@@ -94,6 +94,38 @@ func TestTakingOver(t *testing.T) {
 	}
 }
 
+// OAuth clients and their tokens are no API keys.
+func TestClientsAreNoKeys(t *testing.T) {
+	s := open(t)
+	var key, client tailnet.APIKeyID
+	with := update(t, s, func(tx *tailnet.Tx) error {
+		_, k, err := tx.CreateAPIKey(tailnet.APIKeySpec{Expires: tx.Now().Add(time.Hour)})
+		if err != nil {
+			return err
+		}
+		_, c, err := tx.CreateClient(tailnet.ClientSpec{Scopes: []string{"dns"}})
+		if err != nil {
+			return err
+		}
+		key, client = k.ID, c.ID
+		_, _, err = tx.MintToken(c.ID, nil, nil)
+		return err
+	})
+	want := []news.Item{{Kind: news.APIKeys, ID: int64(key)}}
+	if diff := cmp.Diff(want, news.Between(nil, with, news.APIKeys)); diff != "" {
+		t.Errorf("everything: -want +got:\n%s", diff)
+	}
+	without := update(t, s, func(tx *tailnet.Tx) error {
+		if err := tx.DeleteAPIKey(client); err != nil {
+			return err
+		}
+		return tx.DeleteAPIKey(key)
+	})
+	if diff := cmp.Diff(want, news.Between(with, without, news.APIKeys)); diff != "" {
+		t.Errorf("deleted: -want +got:\n%s", diff)
+	}
+}
+
 func TestPlacesAreBounded(t *testing.T) {
 	s := open(t)
 	p := news.NewPlaces()
