@@ -58,7 +58,7 @@ func plain(n *yaml.Node) {
 type Table struct {
 	Whole bool // nothing is cut, even if lines become longer than the terminal's
 	// On a narrow terminal the columns Cut become narrower, or all if there are
-	// none, and then those of Drop are left out, one by one.
+	// none, then those of Drop are left out, one by one, and at last all that are left become narrower.
 	Cut, Drop []string
 
 	head []string
@@ -169,23 +169,27 @@ func (t *Table) shrink(widths []int, width int) {
 		}
 		return total > width
 	}
-	for over() {
-		widest := -1
-		for i, w := range widths {
-			if w > minColumn && (len(t.Cut) == 0 || slices.Contains(t.Cut, t.head[i])) && (widest < 0 || w > widths[widest]) {
-				widest = i
+	narrow := func(may func(column string) bool) {
+		for over() {
+			widest := -1
+			for i, w := range widths {
+				if w > minColumn && may(t.head[i]) && (widest < 0 || w > widths[widest]) {
+					widest = i
+				}
 			}
+			if widest < 0 {
+				return
+			}
+			widths[widest]--
 		}
-		if widest < 0 {
-			break
-		}
-		widths[widest]--
 	}
+	narrow(func(column string) bool { return len(t.Cut) == 0 || slices.Contains(t.Cut, column) })
 	for _, name := range t.Drop {
 		if i := slices.Index(t.head, name); over() && i >= 0 {
 			widths[i] = 0
 		}
 	}
+	narrow(func(string) bool { return true })
 }
 
 func length(s string) int { return len([]rune(s)) }
