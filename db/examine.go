@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"heddle/control/tailnet"
+	"heddle/db/dirlock"
 
 	"github.com/glebarez/sqlite"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -68,7 +69,7 @@ func (f *file) inspect(context.Context) (*gorm.DB, error) {
 	case !f.info.Mode().IsRegular():
 		return nil, f.damaged(errors.New("it is no file"))
 	}
-	for _, path := range []string{filepath.Dir(f.path), f.path, f.path + "-wal", f.path + "-shm", filepath.Join(filepath.Dir(f.path), lockName)} {
+	for _, path := range []string{filepath.Dir(f.path), f.path, f.path + "-wal", f.path + "-shm", filepath.Join(filepath.Dir(f.path), dirlock.Name)} {
 		if err := writable(path, dir); err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/db/dirlock"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,7 +28,7 @@ import (
 type cluster struct {
 	config *pgx.ConnConfig
 	dir    string // see Options.Dir
-	lock   *dirLock
+	lock   *dirlock.Lock
 	log    *slog.Logger
 }
 
@@ -138,11 +139,11 @@ func (c *cluster) prepare(log *slog.Logger) error {
 		return err
 	}
 	var err error
-	c.lock, err = lockDir(c.dir)
+	c.lock, err = dirlock.Take(c.dir)
 	return err
 }
 
-func (c *cluster) close() error { return c.lock.release() }
+func (c *cluster) close() error { return c.lock.Release() }
 
 func (c *cluster) check(ctx context.Context, g *gorm.DB) error {
 	var version int

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
+	"heddle/db/dirlock"
 
 	gosqlite "github.com/glebarez/go-sqlite"
 	"github.com/glebarez/sqlite"
@@ -24,7 +25,7 @@ type file struct {
 	path  string
 	alone bool        // somebody else guards the directory
 	info  os.FileInfo // what path was when it was opened
-	lock  *dirLock
+	lock  *dirlock.Lock
 }
 
 func newFile(path string) (*file, error) {
@@ -114,14 +115,14 @@ func (f *file) prepare(log *slog.Logger) (err error) {
 	if err := makeDir(dir, log); err != nil {
 		return err
 	}
-	if f.lock, err = lockDir(dir); err != nil {
+	if f.lock, err = dirlock.Take(dir); err != nil {
 		return err
 	}
 	f.info, err = f.make(log)
 	return err
 }
 
-func (f *file) close() error { return f.lock.release() }
+func (f *file) close() error { return f.lock.Release() }
 
 // check looks for damage before anything is read or written. The quick check
 // reads every page once, so a start takes longer by about a second for each

@@ -19,6 +19,7 @@ import (
 	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
 	"heddle/db"
+	"heddle/db/dirlock"
 
 	"filippo.io/age"
 )
@@ -42,11 +43,11 @@ func Install(ctx context.Context, cfg *config.Config, fill func(work string) (*M
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, img, fmt.Errorf("data_dir: %w", err)
 	}
-	release, err := db.LockDir(cfg.DataDir)
+	lock, err := dirlock.Take(cfg.DataDir)
 	if err != nil {
 		return nil, img, err
 	}
-	defer release()
+	defer lock.Release()
 	work, err := os.MkdirTemp(cfg.DataDir, workPrefix)
 	if err != nil {
 		return nil, img, err

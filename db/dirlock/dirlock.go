@@ -1,4 +1,6 @@
-package db
+// Package dirlock keeps a data directory for one process, so that no two servers work in it. It refuses to know
+// what is in there.
+package dirlock
 
 import (
 	"bytes"
@@ -13,19 +15,19 @@ import (
 	"heddle/control/tailnet"
 )
 
-// dirLock keeps a data directory for one process. The kernel frees it when the
+// A Lock keeps a directory. The kernel frees it when the
 // process ends, however it ends; the file stays and means nothing by itself.
-type dirLock struct {
+type Lock struct {
 	f *os.File
 }
 
-// lockPatience is how long a killed process of a busy server may take to be
+// patience is how long a killed process of a busy server may take to be
 // gone: its kernel threads end one by one, and the last one frees the lock.
-const lockPatience = 2 * time.Second
+const patience = 2 * time.Second
 
 // flockSoon takes the lock, waiting a moment for a process that is ending.
 func flockSoon(f *os.File) error {
-	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
 			return err
@@ -33,12 +35,12 @@ func flockSoon(f *os.File) error {
 	}
 }
 
-// lockName is the file that is locked.
-const lockName = "heddle.lock"
+// Name is that of the file that is locked.
+const Name = "heddle.lock"
 
-// lockDir takes the directory or fails.
-func lockDir(dir string) (*dirLock, error) {
-	path := filepath.Join(dir, lockName)
+// Take takes a directory. It fails with Conflict if another process has it, and names that.
+func Take(dir string) (*Lock, error) {
+	path := filepath.Join(dir, Name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, &tailnet.Error{
@@ -60,11 +62,11 @@ func lockDir(dir string) (*dirLock, error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return &dirLock{f}, nil
+	return &Lock{f}, nil
 }
 
-// release gives the directory free; nil holds none.
-func (l *dirLock) release() error {
+// Release gives the directory free; nil holds none.
+func (l *Lock) Release() error {
 	if l == nil {
 		return nil
 	}
@@ -93,14 +95,4 @@ func describe(holder []byte) string {
 		return "its process is not known"
 	}
 	return string(bytes.ToValidUTF8(holder, []byte("?")))
-}
-
-// LockDir keeps a data directory for the caller, as an open database in it does. It fails
-// with Conflict if a server has it.
-func LockDir(dir string) (release func() error, err error) {
-	l, err := lockDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	return l.release, nil
 }
