@@ -7,6 +7,7 @@ import (
 	"go4.org/netipx"
 	"tailscale.com/tailcfg"
 
+	"heddle/policy/packet"
 	"heddle/policy/prefixes"
 	"heddle/policy/syntax"
 )
@@ -43,7 +44,7 @@ func (c *Compiled) Explain(src, dst netip.Addr, proto int, port uint16) Explanat
 		}
 		for _, g := range c.Filter(t.ID) {
 			for _, r := range g.Rules {
-				if one, ok := allowing(r, src, dst, proto, port); ok {
+				if one, ok := packet.Allowing(r, src, dst, proto, port); ok {
 					out.Entries = append(out.Entries, one)
 				}
 			}
@@ -51,6 +52,38 @@ func (c *Compiled) Explain(src, dst netip.Addr, proto int, port uint16) Explanat
 	}
 	slices.Sort(out.Lines)
 	out.Allowed = len(out.Lines) > 0
+	return out
+}
+
+// RulesFrom returns the acls and grants that devices of a user are a source of, whatever
+// their attributes satisfy, in the order of the text. Read only.
+func (c *Compiled) RulesFrom(id UserID) []*syntax.Rule {
+	i, ok := c.userAt(id)
+	if !ok {
+		return nil
+	}
+	own := append([]*node{{ident: c.users[i].ident}}, c.holdings[i].nodes...)
+	return c.rulesWith(func(rl *rule) bool {
+		return slices.ContainsFunc(own, func(n *node) bool { return n.within(c.doc, rl.src) })
+	})
+}
+
+// RulesTo returns those that have a port of an address as a destination, whichever nodes route there.
+func (c *Compiled) RulesTo(to netip.AddrPort) []*syntax.Rule {
+	t := c.at(to.Addr())
+	return c.rulesWith(func(rl *rule) bool {
+		return (c.to(rl, t) || rl.Self && t.ident.user != nil) &&
+			slices.ContainsFunc(syntax.PortProtos, func(proto int) bool { return rl.allows(proto, to.Port()) })
+	})
+}
+
+func (c *Compiled) rulesWith(has func(*rule) bool) []*syntax.Rule {
+	var out []*syntax.Rule
+	for i := range c.doc.rules {
+		if rl := &c.doc.rules[i]; has(rl) {
+			out = append(out, rl.Rule)
+		}
+	}
 	return out
 }
 
@@ -71,43 +104,6 @@ func (c *Compiled) serving(dst netip.Addr) []*node {
 		return routers
 	}
 	return exits
-}
-
-// allowing returns the part of a filter rule that allows a flow.
-func allowing(r tailcfg.FilterRule, src, dst netip.Addr, proto int, port uint16) (tailcfg.FilterRule, bool) {
-	covers := func(ips string, a netip.Addr) bool {
-		if ips == "*" {
-			return true
-		}
-		ps, err := syntax.ParsePrefixes(ips)
-		return err == nil && slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
-	}
-	out := tailcfg.FilterRule{IPProto: r.IPProto}
-	for _, ips := range r.SrcIPs {
-		if covers(ips, src) {
-			out.SrcIPs = append(out.SrcIPs, ips)
-		}
-	}
-	for _, d := range r.DstPorts {
-		if covers(d.IP, dst) && passes(r.IPProto, d.Ports, dst, proto, port) {
-			out.DstPorts = append(out.DstPorts, d)
-		}
-	}
-	return out, len(out.SrcIPs) > 0 && len(out.DstPorts) > 0
-}
-
-// passes is the decision of a client about a protocol and a port.
-func passes(protos []int, ports tailcfg.PortRange, dst netip.Addr, proto int, port uint16) bool {
-	if dst.Is4() && proto == 1 || dst.Is6() && proto == 58 {
-		return true
-	}
-	if len(protos) == 0 {
-		protos = syntax.DefaultProtos
-	}
-	if syntax.HasPorts([]int{proto}) {
-		return slices.Contains(protos, proto) && ports.Contains(port)
-	}
-	return slices.Contains(protos, proto) && ports == tailcfg.PortRangeAny
 }
 
 // at is the node with an address, seen by this one of its addresses only, or a
@@ -189,6 +185,6 @@ func (rl *rule) allows(proto int, port uint16) bool {
 // passes is allows as clients see it.
 func (rl *rule) passes(dst netip.Addr, proto int, port uint16) bool {
 	return slices.ContainsFunc(rl.Flows, func(f syntax.Flows) bool {
-		return slices.ContainsFunc(f.Ports, func(pr tailcfg.PortRange) bool { return passes(f.Protos, pr, dst, proto, port) })
+		return slices.ContainsFunc(f.Ports, func(pr tailcfg.PortRange) bool { return packet.Passes(f.Protos, pr, dst, proto, port) })
 	})
 }

@@ -15,7 +15,6 @@ var absent = map[string]string{
 	"/tailnet/{tailnet}/services/{name}":                                "services (svc:…)",
 	"/tailnet/{tailnet}/services/{name}/devices":                        "services (svc:…)",
 	"/tailnet/{tailnet}/services/{name}/device/{device}/approved":       "services (svc:…)",
-	"/tailnet/{tailnet}/acl/preview":                                    "previews of single rules; `heddle policy explain` tells which rule decides, `heddle policy set --dry-run` what a policy would change",
 	"/tailnet/{tailnet}/logging/{type}/stream":                          "log streaming; webhooks (/webhooks) deliver events",
 	"/tailnet/{tailnet}/logging/{type}/stream/status":                   "log streaming; webhooks (/webhooks) deliver events",
 	"/tailnet/{tailnet}/aws-external-id":                                "log streaming; webhooks (/webhooks) deliver events",

@@ -32,6 +32,7 @@ const defaultPolicy = `// Everything may reach everything. Replace this with you
 func (s *Server) aclRoutes(r chi.Router) {
 	r.Get("/acl", s.admin(tailnet.Read(tailnet.AreaPolicy), s.getACL))
 	r.Post("/acl", s.admin(tailnet.Write(tailnet.AreaPolicy), s.setACL))
+	r.Post("/acl/preview", s.admin(tailnet.Read(tailnet.AreaPolicy), s.previewACL))
 	r.Post("/acl/validate", s.admin(tailnet.Read(tailnet.AreaPolicy), s.validateACL))
 }
 

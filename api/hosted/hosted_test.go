@@ -2,6 +2,7 @@ package hosted_test
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -501,5 +502,59 @@ func TestBadRequests(t *testing.T) {
 		if resp.StatusCode != c.want || resp.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s: %d, %s; want %d and JSON", c.name, resp.StatusCode, resp.Header.Get("Content-Type"), c.want)
 		}
+	}
+}
+
+// The client of the hosted service has no call for previews: this is plain HTTP.
+func TestPreview(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.client.PolicyFile().Set(t.Context(), `{"tagOwners": {"tag:web": []}, "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}`, ""))
+	auditor, dns := "", ""
+	w.update(func(tx *tailnet.Tx) (err error) {
+		if auditor, _, err = tx.CreateAPIKey(tailnet.APIKeySpec{Role: policy.Auditor, Expires: tx.Now().Add(time.Hour)}); err != nil {
+			return err
+		}
+		dns, _, err = tx.CreateAPIKey(tailnet.APIKeySpec{Scopes: []string{"dns"}, Expires: tx.Now().Add(time.Hour)})
+		return err
+	})
+	const text = `{
+		// Comments are fine.
+		"acls": [
+			{"action": "accept", "src": ["alice@example.com"], "dst": ["10.1.0.0/16:22", "100.64.0.0/10:443"]},
+			{"action": "accept", "src": ["100.64.0.99"], "dst": ["10.1.2.3:80"]},
+		],
+	}`
+	for _, c := range []struct {
+		name, query, secret, body string
+		code                      int
+		want                      string
+	}{
+		{"user", "type=user&previewFor=alice@example.com", auditor, text, 200,
+			`{"matches":[{"users":["alice@example.com"],"ports":["10.1.0.0/16:22","100.64.0.0/10:443"],"lineNumber":4}],"type":"user","previewFor":"alice@example.com"}`},
+		{"port", "type=ipport&previewFor=10.1.2.3:80", auditor, text, 200,
+			`{"matches":[{"users":["100.64.0.99"],"ports":["10.1.2.3:80"],"lineNumber":5}],"type":"ipport","previewFor":"10.1.2.3:80"}`},
+		{"nothing", "type=ipport&previewFor=10.1.2.3:81", auditor, text, 200, `{"matches":[],"type":"ipport","previewFor":"10.1.2.3:81"}`},
+		{"the policy in force", "type=ipport&previewFor=[fd7a::1]:81", auditor, "", 200,
+			`{"matches":[{"users":["*"],"ports":["*:*"],"lineNumber":1}],"type":"ipport","previewFor":"[fd7a::1]:81"}`},
+		{"nobody", "type=user&previewFor=bob@example.com", auditor, text, 404, ""},
+		{"no port", "type=ipport&previewFor=10.1.2.3", auditor, text, 400, ""},
+		{"no type", "previewFor=10.1.2.3:80", auditor, text, 400, ""},
+		{"a bad policy", "type=ipport&previewFor=10.1.2.3:80", auditor, `{"acls": 1}`, 400, ""},
+		{"another scope", "type=ipport&previewFor=10.1.2.3:80", dns, text, 403, ""},
+	} {
+		r, _ := http.NewRequest("POST", w.url.String()+"/api/v2/tailnet/-/acl/preview?"+c.query, strings.NewReader(c.body))
+		r.SetBasicAuth(c.secret, "")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != c.code || c.want != "" && strings.TrimSpace(string(body)) != c.want {
+			t.Errorf("%s: %d %s, %v", c.name, resp.StatusCode, body, err)
+		}
+	}
+	if w.state.Snapshot().Policy().Source == text {
+		t.Error("a preview has set the policy")
 	}
 }

@@ -216,8 +216,11 @@ func ParseProto(s string) ([]int, error) {
 
 // HasPorts reports whether ports mean something for the protocols.
 func HasPorts(protos []int) bool {
-	return len(protos) == 0 || protos[0] == 6 || protos[0] == 17 || protos[0] == 132
+	return len(protos) == 0 || slices.Contains(PortProtos, protos[0])
 }
+
+// PortProtos are the protocols with ports: TCP, UDP and SCTP.
+var PortProtos = []int{6, 17, 132}
 
 // parsePorts reads "*", "22", "80-443" and comma separated lists of them, and
 // returns merged ranges in order.
