@@ -24,7 +24,7 @@ func (s *Server) sideRoutes(r chi.Router) {
 	r.Get("/machine/whoami", s.whoAmI)
 
 	r.Post("/machine/id-token", endpoint(s, s.idToken))
-	r.Patch("/machine/set-device-attr", missing("device attributes set by devices themselves"))
+	r.Patch("/machine/set-device-attr", endpoint(s, s.setDeviceAttr))
 	r.Post("/machine/webclient/*", missing("the login check of the device web interface"))
 	// Clients send GET with a body to these.
 	r.HandleFunc("/machine/tka/*", func(w http.ResponseWriter, r *http.Request) {
@@ -103,6 +103,27 @@ func (s *Server) auditLog(ctx context.Context, c *call, req *tailcfg.AuditLogReq
 		return err
 	}
 	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// setDeviceAttr serves clients that set posture attributes of their own device.
+func (s *Server) setDeviceAttr(ctx context.Context, c *call, req *tailcfg.SetDeviceAttributesRequest) error {
+	n, err := s.own(c, req.NodeKey)
+	if err != nil {
+		return err
+	}
+	_, err = s.state.Update(ctx, c.actor(), func(tx *tailnet.Tx) error {
+		before := tx.Snapshot().Node(n.ID)
+		err := tx.SetOwnAttributes(n.ID, req.Update)
+		if err == nil && tx.Snapshot().Node(n.ID) != before && !s.throttle.reports.allow(c.machine) {
+			return errTooOften
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	writeJSON(c.w, struct{}{})
 	return nil
 }
 

@@ -125,6 +125,14 @@ func TestStockClient(t *testing.T) {
 		t.Errorf("c2n: %q", body)
 	}
 
+	if err := direct.SetDeviceAttrs(ctx, tailcfg.AttrUpdate{"custom:tier": "gold"}); err == nil || !strings.Contains(err.Error(), "403") || !strings.Contains(err.Error(), "attrConfig") {
+		t.Errorf("an attribute that the policy says nothing of: %v", err)
+	}
+	setPolicy(t, s, `{"attrConfig": {"custom:tier": {"type": "string", "allowSetByNode": true}}}`)
+	if err := direct.SetDeviceAttrs(ctx, tailcfg.AttrUpdate{"custom:tier": "gold"}); err != nil || s.Node("stock").Attributes()["custom:tier"] != "gold" {
+		t.Errorf("%v; the attributes are %v", err, s.Node("stock").Attributes())
+	}
+
 	s.Update(func(tx *tailnet.Tx) error { return tx.DeleteNode(node) })
 	maps.await(t, "the client learns that it was deleted", func(nm *netmap.NetworkMap) bool {
 		e := nm.SelfKeyExpiry()

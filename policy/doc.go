@@ -329,5 +329,9 @@ func (d *Doc) Refuse(why map[string]string) error {
 	return out.OrNil()
 }
 
+// Custom returns what attrConfig says of a posture attribute, "custom:x". Nodes may not set
+// one that it does not name.
+func (d *Doc) Custom(name string) syntax.Custom { return d.text.Customs[name] }
+
 // DERPMap returns the derpMap section, nil if there is none. Read only.
 func (d *Doc) DERPMap() *tailcfg.DERPMap { return d.text.DERPMap }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Attributes are the posture attributes that admins and their programs gave a node, by name:
-// "custom:tier". A map in a Snapshot is immutable.
+// Attributes are the posture attributes that a node was given, by name: "custom:tier"; by admins and
+// their programs, and by the node itself as far as the policy lets it. A map in a Snapshot is immutable.
 type Attributes map[string]Attribute
 
 // An Attribute is a fact about a node that a policy's postures may ask for.
@@ -29,17 +29,8 @@ func (tx *Tx) SetAttribute(id NodeID, name string, a Attribute) error {
 	if err != nil {
 		return err
 	}
-	if !attributeName.MatchString(name) {
-		return Errorf(Invalid, "attribute %.80q: names look like custom:tier, with up to 50 letters, digits and _", name)
-	}
-	switch v := a.Value.(type) {
-	case string:
-		if err := checkText(v); err != nil {
-			return err
-		}
-	case bool, float64:
-	default:
-		return Errorf(Invalid, "attribute %s: the value must be a text, a number, true or false", name)
+	if err := checkAttribute(name, a.Value); err != nil {
+		return err
 	}
 	if err := checkTime(a.Expires); err != nil {
 		return err
@@ -52,6 +43,78 @@ func (tx *Tx) SetAttribute(id NodeID, name string, a Attribute) error {
 	}
 	tx.editAttributes(n, func(m Attributes) { m[name] = a })
 	return nil
+}
+
+func checkAttribute(name string, value any) error {
+	if !attributeName.MatchString(name) {
+		return Errorf(Invalid, "attribute %.80q: names look like custom:tier, with up to 50 letters, digits and _", name)
+	}
+	switch v := value.(type) {
+	case string:
+		return checkText(v)
+	case bool, float64:
+		return nil
+	}
+	return Errorf(Invalid, "attribute %s: the value must be a text, a number, true or false", name)
+}
+
+// SetOwnAttributes changes attributes of a node as its own client asks (tailcfg.AttrUpdate): all or
+// none of them, and nil takes one away. The policy's attrConfig must let devices set each; they do not expire.
+func (tx *Tx) SetOwnAttributes(id NodeID, update map[string]any) error {
+	n := tx.snap.Node(id)
+	switch {
+	case n == nil:
+		return Errorf(NotFound, "no node with ID %d", id)
+	case tx.actor.Kind != ByNode || tx.actor.Name != n.Machine.ShortString():
+		return Errorf(Denied, "%s is not %s, and only a device itself may set its attributes so", tx.actor, n.Name)
+	case len(update) > maxAttributes:
+		return Errorf(Invalid, "these are %d attributes; a device can have %d", len(update), maxAttributes)
+	}
+	for _, name := range slices.Sorted(maps.Keys(update)) {
+		if err := tx.maySetOwn(name, update[name]); err != nil {
+			return err
+		}
+	}
+	next := maps.Clone(n.custom())
+	if next == nil {
+		next = Attributes{}
+	}
+	for name, value := range update {
+		if next[name] = (Attribute{Value: value}); value == nil {
+			delete(next, name)
+		}
+	}
+	if len(next) > maxAttributes {
+		return Errorf(Exhausted, "%s would have %d attributes; the most is %d", n.Name, len(next), maxAttributes)
+	}
+	tx.editAttributes(n, func(m Attributes) {
+		clear(m)
+		maps.Copy(m, next)
+	})
+	return nil
+}
+
+// attributeTypes are the types of values as attrConfig calls them.
+var attributeTypes = map[string]func(any) bool{
+	"":       func(any) bool { return true },
+	"string": func(v any) bool { _, ok := v.(string); return ok },
+	"bool":   func(v any) bool { _, ok := v.(bool); return ok },
+	"number": func(v any) bool { _, ok := v.(float64); return ok },
+}
+
+// maySetOwn refuses what the policy does not let devices set of themselves; a value of nil is to take it away.
+func (tx *Tx) maySetOwn(name string, value any) error {
+	c := tx.snap.policy.Doc.Custom(name)
+	if !c.SetByNode {
+		return Errorf(Denied, `the policy does not let devices set the attribute %.80q of themselves; an admin can allow it: "attrConfig": {"custom:tier": {"allowSetByNode": true}}`, name)
+	}
+	if value == nil {
+		return nil
+	}
+	if is := attributeTypes[c.Type]; is != nil && !is(value) {
+		return Errorf(Invalid, "attribute %s: the policy (attrConfig) wants a %s", name, c.Type)
+	}
+	return checkAttribute(name, value)
 }
 
 // DeleteAttribute takes an attribute from a node. One that it does not have is no error.

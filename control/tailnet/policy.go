@@ -39,7 +39,8 @@ var (
 		"nodeAttrs funnel": "Funnel needs relays on the Internet that take visitors in, which heddle has none of",
 	}
 	promised = map[string]string{
-		"autoApprovers services": "there are no services (svc:) here yet, so that there is nothing to approve",
+		"attrConfig broadcastToPeers": "the values of attributes are for the policy alone here, and no device is told those of others",
+		"autoApprovers services":      "there are no services (svc:) here yet, so that there is nothing to approve",
 	}
 )
 

@@ -14,7 +14,7 @@ import (
 
 var topLevel = newSchema("policy",
 	"groups", "hosts", "ipsets", "tagOwners", "postures", "defaultSrcPosture", "acls", "grants", "ssh", "autoApprovers", "nodeAttrs",
-	"tests", "sshTests", "derpMap", "randomizeClientPort", "disableIPv4", "OneCGNATRoute")
+	"attrConfig", "tests", "sshTests", "derpMap", "randomizeClientPort", "disableIPv4", "OneCGNATRoute")
 
 // Parse reads a policy. The error is an Errors with all problems found, in the
 // order of the text. What cannot be judged without the tailnet is left to
@@ -59,6 +59,7 @@ func Parse(src []byte) (*Policy, error) {
 	read("ssh", p.sshRules)
 	read("autoApprovers", p.autoApprovers)
 	read("nodeAttrs", p.nodeAttrs)
+	read("attrConfig", p.attrConfig)
 	read("tests", p.accessTests)
 	read("sshTests", p.sshTests)
 	read("derpMap", p.derpMap)

@@ -38,7 +38,14 @@ type Definitions struct {
 	IPSets    map[string][]netip.Prefix // "ipset:x"
 	TagOwners map[string][]string       // "tag:x" → canonical names of selectors
 	Postures  map[string][]Condition    // "posture:x"
+	Customs   map[string]Custom         // "custom:x"
 	wideHosts map[string]bool           // hosts written as a CIDR, even of one address
+}
+
+// Custom is what attrConfig says of a posture attribute.
+type Custom struct {
+	Type      string // "string", "bool", "number"; "": any of them
+	SetByNode bool   // a device may set it of itself
 }
 
 // Approvers are the autoApprovers section.
@@ -79,6 +86,7 @@ const (
 	FeaturePosture       = "postures"
 	FeatureCustomPosture = "custom posture attributes"
 	FeatureFunnel        = "nodeAttrs funnel"
+	FeatureBroadcast     = "attrConfig broadcastToPeers"
 )
 
 // Deferred is a use of a domain, or of a group that the policy does not define.
@@ -165,6 +173,7 @@ func newPolicy() *Policy {
 		Definitions: Definitions{
 			Groups: map[string][]string{}, GroupsOf: map[string][]string{}, Hosts: map[string]netip.Prefix{},
 			IPSets: map[string][]netip.Prefix{}, TagOwners: map[string][]string{}, Postures: map[string][]Condition{},
+			Customs:   map[string]Custom{},
 			wideHosts: map[string]bool{},
 		},
 		Approvers: Approvers{Services: map[string][]Selector{}},

@@ -53,6 +53,38 @@ func (p *parser) postures(v *hujson.Value) {
 	})
 }
 
+var customFields = newSchema("attrConfig entry", "type", "allowSetByNode", "broadcastToPeers")
+
+// attrConfig reads what custom attributes are like, and which of them devices may set of themselves.
+func (p *parser) attrConfig(v *hujson.Value) {
+	p.members(v, "attrConfig", func(key text, v *hujson.Value) {
+		var c Custom
+		before := p.noted
+		if name, ok := strings.CutPrefix(key.s, "custom:"); !ok || name == "" || strings.ContainsAny(name, " \t\r\n:") {
+			p.fail(key.off, "attrConfig[%q]: attributes are called custom:NAME", key.s)
+		}
+		p.fields(v, customFields, func(name string, v *hujson.Value) {
+			field := "attrConfig[" + key.s + "]." + name
+			switch name {
+			case "type":
+				t, ok := p.str(v, field)
+				if c.Type = t.s; ok && t.s != "string" && t.s != "bool" && t.s != "number" {
+					p.fail(t.off, `%s: %q is not "string", "bool" or "number"`, field, t.s)
+				}
+			case "allowSetByNode":
+				c.SetByNode = p.boolean(v, field)
+			case "broadcastToPeers":
+				if len(p.strs(v, field)) > 0 {
+					p.feature(FeatureBroadcast, v.StartOffset)
+				}
+			}
+		})
+		if p.noted == before {
+			p.d.Customs[key.s] = c
+		}
+	})
+}
+
 // check reads a list of postures of which any one will do.
 func (p *parser) check(field string, v *hujson.Value) []string {
 	var names []string

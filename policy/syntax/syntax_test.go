@@ -43,6 +43,13 @@ func TestRejected(t *testing.T) {
 		{"tag owner is not defined", `{"tagOwners": {"tag:a": [§"tag:b"]}}`, `tag not found: "tag:b"`},
 		{"tag owner is a host", `{"hosts": {"h": "10.0.0.1"}, "tagOwners": {"tag:a": [§"h"]}}`, `"h" is not valid here`},
 
+		{"attrConfig name", `{"attrConfig": {§"tier": {}}}`, `attributes are called custom:NAME`},
+		{"attrConfig of a node attribute", `{"attrConfig": {§"node:os": {"allowSetByNode": true}}}`, `attributes are called custom:NAME`},
+		{"attrConfig type", `{"attrConfig": {"custom:tier": {"type": §"int"}}}`, `"int" is not "string", "bool" or "number"`},
+		{"attrConfig flag", `{"attrConfig": {"custom:tier": {"allowSetByNode": §"yes"}}}`, `must be true or false`},
+		{"attrConfig unknown field", `{"attrConfig": {"custom:tier": {§"allowSet": true}}}`, `the fields are allowSetByNode, broadcastToPeers, type`},
+		{"attrConfig list", `{"attrConfig": §[]}`, `attrConfig must be an object`},
+
 		{"acl without action", `{"acls": [§{"src": ["*"], "dst": ["*:*"]}]}`, `needs "action": "accept"`},
 		{"acl deny", `{"acls": [{"action": §"deny", "src": ["*"], "dst": ["*:*"]}]}`, `action="deny" is not supported`},
 		{"acl unknown field", `{"acls": [{"action": "accept", §"sorce": ["*"]}]}`, `acl: unknown field "sorce"; the fields are action, dst, proto, src, srcPosture`},
@@ -244,5 +251,22 @@ func TestStandardize(t *testing.T) {
 		if _, err := syntax.Standardize([]byte(bad)); !errors.As(err, &list) {
 			t.Errorf("%.10s: %.100v", bad, err)
 		}
+	}
+}
+
+func TestAttrConfig(t *testing.T) {
+	p, err := syntax.Parse([]byte(`{"attrConfig": {
+		"custom:tier": {"type": "number", "allowSetByNode": true, "broadcastToPeers": []},
+		"custom:x": {},
+		"custom:y": {"broadcastToPeers": ["tag:a"]},
+	}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := p.Customs["custom:tier"]; c != (syntax.Custom{Type: "number", SetByNode: true}) || p.Customs["custom:x"].SetByNode || len(p.Customs) != 3 {
+		t.Errorf("%+v", p.Customs)
+	}
+	if len(p.Features) != 1 || p.Features[0].Name != syntax.FeatureBroadcast || p.Features[0].Line != 4 {
+		t.Errorf("%+v", p.Features)
 	}
 }
