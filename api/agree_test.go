@@ -39,7 +39,7 @@ func throughGRPC(t *testing.T, conn *grpc.ClientConn, failed *error) http.Handle
 		v1.RegisterApiKeyServiceHandler(t.Context(), mux, conn), v1.RegisterDNSServiceHandler(t.Context(), mux, conn),
 		v1.RegisterSettingsServiceHandler(t.Context(), mux, conn), v1.RegisterDERPServiceHandler(t.Context(), mux, conn),
 		v1.RegisterDebugServiceHandler(t.Context(), mux, conn), v1.RegisterWebhookServiceHandler(t.Context(), mux, conn),
-		v1.RegisterAuditServiceHandler(t.Context(), mux, conn),
+		v1.RegisterAuditServiceHandler(t.Context(), mux, conn), v1.RegisterOAuthClientServiceHandler(t.Context(), mux, conn),
 	)
 	if err != nil {
 		t.Fatal(err)

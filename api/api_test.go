@@ -618,7 +618,19 @@ func TestSecretsAreShownOnce(t *testing.T) {
 			t.Errorf("%s is shown again", part)
 		}
 	}
+	oauth := v1.NewOAuthClientServiceClient(conn)
+	client, err := oauth.CreateOAuthClient(t.Context(), &v1.CreateOAuthClientRequest{Scopes: []string{"dns"}})
+	if err != nil || !strings.HasPrefix(client.GetSecret(), "tskey-client-") {
+		t.Fatal(client, err)
+	}
+	clients, err := oauth.ListOAuthClients(t.Context(), &v1.ListOAuthClientsRequest{})
+	if err != nil || len(clients.GetClients()) != 1 || strings.Contains(clients.String()+w.log.String(), client.GetSecret()[30:]) {
+		t.Error(clients, err)
+	}
 	// The secret also names its key.
+	if _, err := oauth.DeleteOAuthClient(t.Context(), &v1.DeleteOAuthClientRequest{Client: client.GetSecret()}); err != nil {
+		t.Error(err)
+	}
 	if _, err := pre.ExpirePreAuthKey(t.Context(), &v1.ExpirePreAuthKeyRequest{Key: key.GetPreAuthKey().GetKey()}); err != nil {
 		t.Error(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
@@ -166,7 +167,7 @@ func auditQuery(f *v1.AuditFilter) (tailnet.AuditQuery, error) {
 
 func protoAudit(e *tailnet.AuditRecord) *v1.AuditEntry {
 	out := &v1.AuditEntry{
-		Id: uint64(e.ID), At: timestamp(e.At), Action: e.Action, Target: e.Target, Reason: e.Actor.Reason, Commit: uint64(e.Seq),
+		Id: uint64(e.ID), At: wire.Time(e.At), Action: e.Action, Target: e.Target, Reason: e.Actor.Reason, Commit: uint64(e.Seq),
 		Actor: &v1.AuditActor{Kind: string(e.Actor.Kind), Name: e.Actor.Name, Role: string(e.Actor.Role), From: e.Actor.From},
 	}
 	for _, c := range e.Changes {

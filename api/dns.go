@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
@@ -35,12 +36,12 @@ func (s dns) GetDNS(context.Context, *v1.GetDNSRequest) (*v1.GetDNSResponse, err
 			fixed.Paths = append(fixed.Paths, f.path)
 		}
 	}
-	return &v1.GetDNSResponse{Dns: protoDNS(snap.DNS()), Settings: protoDNS(&snap.Settings().DNS), Fixed: fixed, Etag: dnsETag(snap)}, nil
+	return &v1.GetDNSResponse{Dns: wire.DNS(snap.DNS()), Settings: wire.DNS(&snap.Settings().DNS), Fixed: fixed, Etag: dnsETag(snap)}, nil
 }
 
 // dnsETag names the DNS settings of a snapshot, those in force and the tailnet's own.
 func dnsETag(snap *tailnet.Snapshot) string {
-	return etagOf(&v1.GetDNSResponse{Dns: protoDNS(snap.DNS()), Settings: protoDNS(&snap.Settings().DNS)})
+	return etagOf(&v1.GetDNSResponse{Dns: wire.DNS(snap.DNS()), Settings: wire.DNS(&snap.Settings().DNS)})
 }
 
 // change runs fn on the tailnet's settings, if they are those that ifMatch names, and returns what is in force then.
@@ -61,7 +62,7 @@ func (s dns) change(ctx context.Context, ifMatch string, fn func(*tailnet.DNS) e
 	if err != nil {
 		return nil, "", err
 	}
-	return protoDNS(snap.DNS()), dnsETag(snap), nil
+	return wire.DNS(snap.DNS()), dnsETag(snap), nil
 }
 
 func (s dns) UpdateDNS(ctx context.Context, req *v1.UpdateDNSRequest) (*v1.UpdateDNSResponse, error) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
@@ -17,13 +18,13 @@ const (
 	defaultAPIKeyLife  = 90 * 24 * time.Hour
 )
 
-// lifespan is the part of a request that says how long a key shall live.
+// lifespan is the part of a request that says how long a key, or what else ends, shall live.
 type lifespan interface {
 	GetExpiration() *timestamppb.Timestamp
 	GetLifetime() *durationpb.Duration
 }
 
-// expires returns when a key that is made at now shall expire.
+// expires returns when what is made at now shall expire.
 func expires(req lifespan, now time.Time, otherwise time.Duration) (time.Time, error) {
 	at, life := req.GetExpiration(), req.GetLifetime()
 	switch {
@@ -75,7 +76,7 @@ func (s preAuthKeys) CreatePreAuthKey(ctx context.Context, req *v1.CreatePreAuth
 	if err != nil {
 		return nil, err
 	}
-	out := s.protoAuthKey(snap, key)
+	out := wire.AuthKey(snap, key, s.opts.Now())
 	out.Key = secret
 	return &v1.CreatePreAuthKeyResponse{PreAuthKey: out}, nil
 }
@@ -94,7 +95,7 @@ func (s preAuthKeys) ListPreAuthKeys(ctx context.Context, req *v1.ListPreAuthKey
 	}
 	resp := &v1.ListPreAuthKeysResponse{NextPageToken: next}
 	for _, k := range list {
-		resp.PreAuthKeys = append(resp.PreAuthKeys, s.protoAuthKey(snap, k))
+		resp.PreAuthKeys = append(resp.PreAuthKeys, wire.AuthKey(snap, k, s.opts.Now()))
 	}
 	return resp, nil
 }
@@ -116,7 +117,7 @@ func findAuthKey(snap *tailnet.Snapshot, req authKeyRef) (tailnet.AuthKeyID, err
 		return k.ID, nil
 	}
 	if text := req.GetKey(); text != "" {
-		name := public(text, authKeyPrefix)
+		name := public(text, wire.AuthKeyPrefix)
 		for k := range snap.AuthKeys() {
 			if k.Public == name && (user == 0 || k.Owner == user) {
 				return k.ID, nil
@@ -181,33 +182,33 @@ func (s apiKeys) CreateApiKey(ctx context.Context, req *v1.CreateApiKeyRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &v1.CreateApiKeyResponse{ApiKey: secret, Key: s.protoAPIKey(snap, key)}, nil
+	return &v1.CreateApiKeyResponse{ApiKey: secret, Key: wire.APIKey(snap, key, s.opts.Now())}, nil
 }
 
 func (s apiKeys) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*v1.ListApiKeysResponse, error) {
 	snap := s.snapshot()
 	list, next, err := page(req, snap.APIKeys(),
 		func(k *tailnet.APIKey) tailnet.APIKeyID { return k.ID },
-		func(k *tailnet.APIKey) bool { return k.Kind == tailnet.KeyAPI }) // OAuth clients and their tokens are /api/v2's
+		func(k *tailnet.APIKey) bool { return k.Kind == tailnet.KeyAPI }) // OAuth clients have a service of their own
 	if err != nil {
 		return nil, err
 	}
 	resp := &v1.ListApiKeysResponse{NextPageToken: next}
 	for _, k := range list {
-		resp.ApiKeys = append(resp.ApiKeys, s.protoAPIKey(snap, k))
+		resp.ApiKeys = append(resp.ApiKeys, wire.APIKey(snap, k, s.opts.Now()))
 	}
 	return resp, nil
 }
 
-// findAPIKey returns the key that a request names by ID or text.
+// findAPIKey returns the key that a request names by ID or text. OAuth clients and their tokens are none.
 func findAPIKey(snap *tailnet.Snapshot, id uint64, text string) (tailnet.APIKeyID, error) {
-	if k := snap.APIKey(tailnet.APIKeyID(id)); id != 0 && k != nil {
+	if k := snap.APIKey(tailnet.APIKeyID(id)); k != nil && k.Kind == tailnet.KeyAPI {
 		return k.ID, nil
 	}
 	if text != "" {
-		name := public(text, apiKeyPrefix)
+		name := public(text, wire.APIKeyPrefix)
 		for k := range snap.APIKeys() {
-			if k.Public == name {
+			if k.Public == name && k.Kind == tailnet.KeyAPI {
 				return k.ID, nil
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 )
@@ -65,7 +66,7 @@ func (s *Server) admit(ctx context.Context, user, id string) (*v1.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.protoNode(s.snapshot(), n), nil
+	return wire.Node(s.snapshot(), n, s.opts.Now()), nil
 }
 
 var errNothingWaits = tailnet.Errorf(tailnet.NotFound, "nothing waits under this ID (any more); `heddle auth list` shows what does")
@@ -128,7 +129,7 @@ func (s auth) ListLogins(ctx context.Context, _ *v1.ListLoginsRequest) (*v1.List
 }
 
 func (s *Server) protoLogin(l Login) *v1.Login {
-	out := &v1.Login{AuthId: l.ID, Kind: "device", Hostname: l.Hostname, Os: l.OS, Machine: l.Machine, StartedAt: timestamp(l.Started)}
+	out := &v1.Login{AuthId: l.ID, Kind: "device", Hostname: l.Hostname, Os: l.OS, Machine: l.Machine, StartedAt: wire.Time(l.Started)}
 	if l.From.IsValid() {
 		out.From = l.From.String()
 	}

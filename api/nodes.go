@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 )
@@ -35,7 +36,7 @@ func (s nodes) change(ctx context.Context, ref string, fn func(*tailnet.Tx, tail
 	if n == nil { // another update of the same batch deleted it
 		return nil, tailnet.Errorf(tailnet.NotFound, "node %s was deleted just now", id)
 	}
-	return s.protoNode(snap, n), nil
+	return wire.Node(snap, n, s.opts.Now()), nil
 }
 
 func (s nodes) GetNode(ctx context.Context, req *v1.GetNodeRequest) (*v1.GetNodeResponse, error) {
@@ -44,7 +45,7 @@ func (s nodes) GetNode(ctx context.Context, req *v1.GetNodeRequest) (*v1.GetNode
 	if err != nil {
 		return nil, err
 	}
-	return &v1.GetNodeResponse{Node: s.protoNode(snap, n)}, nil
+	return &v1.GetNodeResponse{Node: wire.Node(snap, n, s.opts.Now())}, nil
 }
 
 func (s nodes) ListNodes(ctx context.Context, req *v1.ListNodesRequest) (*v1.ListNodesResponse, error) {
@@ -61,7 +62,7 @@ func (s nodes) ListNodes(ctx context.Context, req *v1.ListNodesRequest) (*v1.Lis
 	}
 	resp := &v1.ListNodesResponse{NextPageToken: next}
 	for _, n := range list {
-		resp.Nodes = append(resp.Nodes, s.protoNode(snap, n))
+		resp.Nodes = append(resp.Nodes, wire.Node(snap, n, s.opts.Now()))
 	}
 	return resp, nil
 }
@@ -221,7 +222,7 @@ func (s nodes) ListRoutes(ctx context.Context, req *v1.ListRoutesRequest) (*v1.L
 		if err != nil {
 			return nil, err
 		}
-		return &v1.ListRoutesResponse{Routes: protoRoutes(snap, n)}, nil
+		return &v1.ListRoutesResponse{Routes: wire.Routes(snap, n)}, nil
 	}
 	list, next, err := page(req, snap.Nodes(), nodeID, func(n *tailnet.Node) bool {
 		return len(n.Advertised())+len(n.Approved) > 0
@@ -231,7 +232,7 @@ func (s nodes) ListRoutes(ctx context.Context, req *v1.ListRoutesRequest) (*v1.L
 	}
 	resp := &v1.ListRoutesResponse{NextPageToken: next}
 	for _, n := range list {
-		resp.Routes = append(resp.Routes, protoRoutes(snap, n)...)
+		resp.Routes = append(resp.Routes, wire.Routes(snap, n)...)
 	}
 	return resp, nil
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
@@ -26,7 +27,7 @@ func (s users) change(ctx context.Context, ref string, fn func(*tailnet.Tx, tail
 	if u == nil { // another update of the same batch deleted it
 		return nil, tailnet.Errorf(tailnet.NotFound, "user %s was deleted just now", id)
 	}
-	return protoUser(u), nil
+	return wire.User(u), nil
 }
 
 func (s users) ApproveUser(ctx context.Context, req *v1.ApproveUserRequest) (*v1.ApproveUserResponse, error) {

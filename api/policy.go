@@ -7,6 +7,7 @@ import (
 
 	"heddle/api/explain"
 	"heddle/api/rest"
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
@@ -41,7 +42,7 @@ func (s policies) GetPolicy(ctx context.Context, req *v1.GetPolicyRequest) (*v1.
 		}
 	}
 	out := &v1.GetPolicyResponse{
-		Policy: p.Source, UpdatedAt: timestamp(p.Updated), Etag: p.ETag, UpdatedBy: p.By, Revision: uint64(p.Revision),
+		Policy: p.Source, UpdatedAt: wire.Time(p.Updated), Etag: p.ETag, UpdatedBy: p.By, Revision: uint64(p.Revision),
 		Refused: refusal(fmt.Sprintf("parts of the policy (revision %d) are refused by this version of heddle and left out, so that less is allowed than it says; set it again", p.Revision), []byte(p.Source), p.Err),
 	}
 	if f := s.opts.PolicyFile; f != nil && req.GetVersion() == "" {
@@ -74,7 +75,7 @@ func (s policies) SetPolicy(ctx context.Context, req *v1.SetPolicyRequest) (*v1.
 		return nil, err
 	}
 	return &v1.SetPolicyResponse{
-		Policy: r.Source, UpdatedAt: timestamp(r.Updated), Etag: r.ETag, Revision: uint64(r.Revision), Warnings: r.warnings, Impact: r.impact,
+		Policy: r.Source, UpdatedAt: wire.Time(r.Updated), Etag: r.ETag, Revision: uint64(r.Revision), Warnings: r.warnings, Impact: r.impact,
 	}, nil
 }
 
@@ -94,7 +95,7 @@ func (s policies) RollbackPolicy(ctx context.Context, req *v1.RollbackPolicyRequ
 		return nil, err
 	}
 	return &v1.RollbackPolicyResponse{
-		FromRevision: uint64(old.Revision), UpdatedAt: timestamp(r.Updated), Etag: r.ETag, Revision: uint64(r.Revision), Warnings: r.warnings, Impact: r.impact,
+		FromRevision: uint64(old.Revision), UpdatedAt: wire.Time(r.Updated), Etag: r.ETag, Revision: uint64(r.Revision), Warnings: r.warnings, Impact: r.impact,
 	}, nil
 }
 
@@ -183,7 +184,7 @@ func (s policies) ListPolicies(ctx context.Context, req *v1.ListPoliciesRequest)
 	now := s.snapshot().Policy().Revision
 	for _, p := range page {
 		out.Versions = append(out.Versions, &v1.PolicyVersion{
-			Revision: uint64(p.Revision), Etag: p.ETag, UpdatedAt: timestamp(p.Updated), UpdatedBy: p.By,
+			Revision: uint64(p.Revision), Etag: p.ETag, UpdatedAt: wire.Time(p.Updated), UpdatedBy: p.By,
 			Size: uint32(p.Size), Current: p.Revision == now,
 		})
 	}

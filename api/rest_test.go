@@ -155,11 +155,11 @@ var volatile = []struct {
 	re *regexp.Regexp
 	to string
 }{
-	{regexp.MustCompile(`tskey-(auth|api)-[0-9a-z]+-[0-9A-Za-z*]+`), "tskey-$1-PUBLIC-SECRET"},
-	{regexp.MustCompile(`("prefix": ")[0-9a-z]{8,}"`), `${1}PUBLIC"`},
+	{regexp.MustCompile(`tskey-(auth|api|client)-[0-9a-z]+-[0-9A-Za-z*]+`), "tskey-$1-PUBLIC-SECRET"},
+	{regexp.MustCompile(`("(?:prefix|clientId)": ")[0-9a-z]{8,}"`), `${1}PUBLIC"`},
 	{regexp.MustCompile(`("stableId": ")[^"]*"`), `${1}STABLE"`},
 	{regexp.MustCompile(`("kind": "api-key",\s+"name": ")[^"]*"`), `${1}PUBLIC"`},
-	{regexp.MustCompile(`("secret": ")[^"]*"`), `${1}SECRET"`},
+	{regexp.MustCompile(`("secret": ")[^"]+"`), `${1}SECRET"`},
 	{regexp.MustCompile(`("(?:id|creator)": ")[0-9a-z]*[a-z][0-9a-z]*"`), `${1}NAME"`},
 	{regexp.MustCompile(`("goVersion": ")[^"]*"`), `${1}GO"`},
 	{regexp.MustCompile(`(API|api)[- ]key [0-9a-z]{8,}`), `$1 key PUBLIC`},
@@ -224,6 +224,16 @@ var steps = []step{
 	{"node-expire", "POST", "/node/1/expire", ""},
 	{"node-approve-none", "POST", "/node/1/approve", ""},
 	{"node-reject-none", "POST", "/node/1/reject", ""},
+	{"node-attribute-set", "PUT", "/node/2/attribute/custom:tier", `{"value": 2, "expiration": "2030-06-01T00:00:00Z"}`},
+	{"node-attribute-set-bad", "PUT", "/node/2/attribute/tier", `{"value": 2}`},
+	{"node-attribute-set-nothing", "PUT", "/node/2/attribute/custom:tier", ""},
+	{"node-attribute-list", "GET", "/node/2/attribute", ""},
+	{"node-attribute-delete", "DELETE", "/node/2/attribute/custom:tier", ""},
+	{"node-address", "POST", "/node/2/address", `{"address": "100.64.0.200"}`},
+	{"node-address-taken", "POST", "/node/2/address", `{"address": "100.64.0.1"}`},
+	{"node-address-bad", "POST", "/node/2/address", `{"address": "router"}`},
+	{"node-hold", "POST", "/node/2/hold", ""},
+	{"node-approve", "POST", "/node/2/approve", ""},
 	{"node-register-none", "POST", "/node/register?user=alice&key=abc", ""},
 	{"node-backfillips", "POST", "/node/backfillips?confirmed=true", ""},
 	{"node-backfillips-unconfirmed", "POST", "/node/backfillips", ""},
@@ -253,6 +263,16 @@ var steps = []step{
 	{"apikey-delete", "DELETE", "/apikey/-?id=2", ""},
 	{"apikey-delete-none", "DELETE", "/apikey/nobody", ""},
 
+	{"oauthclient-create", "POST", "/oauthclient", `{"scopes": ["dns", "devices:core:read"], "description": "for Terraform"}`},
+	{"oauthclient-create-federated", "POST", "/oauthclient", `{"scopes": ["dns:read"], "trust": {"issuer": "https://ci.example.com", "subject": "repo:acme/*", "audience": "vpn", "claims": {"env": "prod"}}}`},
+	{"oauthclient-create-without-tags", "POST", "/oauthclient", `{"scopes": ["auth_keys"]}`},
+	{"oauthclient-list", "GET", "/oauthclient", ""},
+	{"oauthclient-update", "PATCH", "/oauthclient/4", `{"scopes": ["dns:read"], "updateMask": "scopes"}`},
+	{"oauthclient-update-nothing", "PATCH", "/oauthclient/4", `{"scopes": ["dns"]}`},
+	{"oauthclient-update-trust", "PATCH", "/oauthclient/4", `{"trust": {"issuer": "https://ci.example.com"}, "updateMask": "trust"}`},
+	{"oauthclient-delete", "DELETE", "/oauthclient/5", ""},
+	{"oauthclient-delete-key", "DELETE", "/oauthclient/3", ""},
+
 	{"dns-get", "GET", "/dns", ""},
 	{"dns-update", "PATCH", "/dns", `{"settings": {"nameservers": ["192.0.2.53"]}, "updateMask": "nameservers"}`},
 	{"dns-update-nothing", "PATCH", "/dns", `{"settings": {"nameservers": ["192.0.2.53"]}}`},
@@ -263,6 +283,10 @@ var steps = []step{
 
 	{"settings-get", "GET", "/settings", ""},
 	{"settings-update", "PATCH", "/settings", `{"settings": {"deviceApproval": true, "keyExpiry": "7776000s"}, "updateMask": "deviceApproval,keyExpiry"}`},
+
+	{"contact-set", "PUT", "/contact/security", `{"email": "security@example.com"}`},
+	{"contact-set-bad", "PUT", "/contact/nobody", `{"email": "security@example.com"}`},
+	{"contact-get", "GET", "/contact", ""},
 
 	{"derp", "GET", "/derp", ""},
 	{"debug-fleet", "GET", "/debug/fleet", ""},

@@ -41,6 +41,11 @@ var areas = map[string]tailnet.Area{
 	v1.NodeService_ApproveNode_FullMethodName:       tailnet.AreaDevices,
 	v1.NodeService_RejectNode_FullMethodName:        tailnet.AreaDevices,
 	v1.NodeService_SetKeyExpiry_FullMethodName:      tailnet.AreaDevices,
+	v1.NodeService_HoldNode_FullMethodName:          tailnet.AreaDevices,
+	v1.NodeService_SetAddress_FullMethodName:        tailnet.AreaDevices,
+	v1.NodeService_ListAttributes_FullMethodName:    tailnet.AreaPosture,
+	v1.NodeService_SetAttribute_FullMethodName:      tailnet.AreaPosture,
+	v1.NodeService_DeleteAttribute_FullMethodName:   tailnet.AreaPosture,
 	v1.NodeService_RegisterNode_FullMethodName:      tailnet.AreaDevices,
 	v1.NodeService_BackfillNodeIPs_FullMethodName:   tailnet.AreaDevices,
 	v1.NodeService_ListRoutes_FullMethodName:        tailnet.AreaRoutes,
@@ -54,6 +59,11 @@ var areas = map[string]tailnet.Area{
 	v1.ApiKeyService_ListApiKeys_FullMethodName:  tailnet.AreaAPIKeys,
 	v1.ApiKeyService_ExpireApiKey_FullMethodName: tailnet.AreaAPIKeys,
 	v1.ApiKeyService_DeleteApiKey_FullMethodName: tailnet.AreaAPIKeys,
+
+	v1.OAuthClientService_CreateOAuthClient_FullMethodName: tailnet.AreaOAuth,
+	v1.OAuthClientService_ListOAuthClients_FullMethodName:  tailnet.AreaOAuth,
+	v1.OAuthClientService_UpdateOAuthClient_FullMethodName: tailnet.AreaOAuth,
+	v1.OAuthClientService_DeleteOAuthClient_FullMethodName: tailnet.AreaOAuth,
 
 	v1.AuthService_AuthRegister_FullMethodName: tailnet.AreaDevices,
 	v1.AuthService_AuthApprove_FullMethodName:  tailnet.AreaDevices,
@@ -76,6 +86,9 @@ var areas = map[string]tailnet.Area{
 
 	v1.SettingsService_GetSettings_FullMethodName:    tailnet.AreaSettings,
 	v1.SettingsService_UpdateSettings_FullMethodName: tailnet.AreaSettings,
+
+	v1.SettingsService_GetContacts_FullMethodName: tailnet.AreaAccount,
+	v1.SettingsService_SetContact_FullMethodName:  tailnet.AreaAccount,
 
 	v1.DERPService_GetDERPMap_FullMethodName:   tailnet.AreaDevices,
 	v1.DebugService_GetFleet_FullMethodName:    tailnet.AreaDevices,

@@ -138,6 +138,7 @@ func (s *Server) register(to grpc.ServiceRegistrar) {
 	v1.RegisterNodeServiceServer(to, nodes{Server: s})
 	v1.RegisterPreAuthKeyServiceServer(to, preAuthKeys{Server: s})
 	v1.RegisterApiKeyServiceServer(to, apiKeys{Server: s})
+	v1.RegisterOAuthClientServiceServer(to, oauthClients{Server: s})
 	v1.RegisterAuthServiceServer(to, auth{Server: s})
 	v1.RegisterPolicyServiceServer(to, policies{Server: s})
 	v1.RegisterDNSServiceServer(to, dns{Server: s})

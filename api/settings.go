@@ -65,3 +65,19 @@ func (s settings) UpdateSettings(ctx context.Context, req *v1.UpdateSettingsRequ
 	now := protoSettings(snap.Settings().Admission)
 	return &v1.UpdateSettingsResponse{Settings: now, Etag: etagOf(now)}, nil
 }
+
+func protoContacts(c tailnet.Contacts) *v1.Contacts {
+	return &v1.Contacts{Account: c.Account, Support: c.Support, Security: c.Security}
+}
+
+func (s settings) GetContacts(context.Context, *v1.GetContactsRequest) (*v1.GetContactsResponse, error) {
+	return &v1.GetContactsResponse{Contacts: protoContacts(s.snapshot().Settings().Contacts)}, nil
+}
+
+func (s settings) SetContact(ctx context.Context, req *v1.SetContactRequest) (*v1.SetContactResponse, error) {
+	snap, err := s.update(ctx, func(tx *tailnet.Tx) error { return tx.SetContact(req.GetKind(), req.GetEmail()) })
+	if err != nil {
+		return nil, err
+	}
+	return &v1.SetContactResponse{Contacts: protoContacts(snap.Settings().Contacts)}, nil
+}

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 
+	"heddle/api/wire"
 	v1 "heddle/proto/heddle/v1"
 )
 
@@ -21,7 +22,7 @@ func (s derp) GetDERPMap(context.Context, *v1.GetDERPMapRequest) (*v1.GetDERPMap
 		r := regions[id]
 		out := &v1.DERPRegion{Id: uint32(r.RegionID), Code: r.RegionCode, Name: r.RegionName}
 		for _, n := range r.Nodes {
-			out.Nodes = append(out.Nodes, protoDERPNode(n))
+			out.Nodes = append(out.Nodes, wire.DERPNode(n))
 		}
 		resp.Regions = append(resp.Regions, out)
 	}

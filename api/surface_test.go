@@ -64,6 +64,11 @@ var operations = []operation{
 	{"NodeService.ListRoutes", tailnet.AreaRoutes, "GET", "/route", "", false, false},
 	{"NodeService.ApproveNode", tailnet.AreaDevices, "POST", "/node/waiting/approve", "", true, false},
 	{"NodeService.RejectNode", tailnet.AreaDevices, "POST", "/node/waiting/reject", "", true, false},
+	{"NodeService.HoldNode", tailnet.AreaDevices, "POST", "/node/laptop/hold", "", true, false},
+	{"NodeService.SetAddress", tailnet.AreaDevices, "POST", "/node/laptop/address", `{"address": "100.64.7.7"}`, true, false},
+	{"NodeService.ListAttributes", tailnet.AreaPosture, "GET", "/node/laptop/attribute", "", false, false},
+	{"NodeService.SetAttribute", tailnet.AreaPosture, "PUT", "/node/laptop/attribute/custom:tier", `{"value": "silver"}`, true, false},
+	{"NodeService.DeleteAttribute", tailnet.AreaPosture, "DELETE", "/node/laptop/attribute/custom:tier", "", true, false},
 	{"NodeService.SetKeyExpiry", tailnet.AreaDevices, "POST", "/node/laptop/key_expiry", `{"disabled": true}`, true, false},
 	{"NodeService.RegisterNode", tailnet.AreaDevices, "POST", "/node/register?user=bob&key=new", "", true, false},
 	{"NodeService.BackfillNodeIPs", tailnet.AreaDevices, "POST", "/node/backfillips?confirmed=true", "", true, true},
@@ -77,6 +82,11 @@ var operations = []operation{
 	{"ApiKeyService.ListApiKeys", tailnet.AreaAPIKeys, "GET", "/apikey", "", false, false},
 	{"ApiKeyService.ExpireApiKey", tailnet.AreaAPIKeys, "POST", "/apikey/expire", `{"id": "1"}`, true, false},
 	{"ApiKeyService.DeleteApiKey", tailnet.AreaAPIKeys, "DELETE", "/apikey/-?id=1", "", true, false},
+
+	{"OAuthClientService.CreateOAuthClient", tailnet.AreaOAuth, "POST", "/oauthclient", `{"scopes": ["oauth_keys:read"]}`, true, false},
+	{"OAuthClientService.ListOAuthClients", tailnet.AreaOAuth, "GET", "/oauthclient", "", false, false},
+	{"OAuthClientService.UpdateOAuthClient", tailnet.AreaOAuth, "PATCH", "/oauthclient/2", `{"description": "for the CI", "updateMask": "description"}`, true, false},
+	{"OAuthClientService.DeleteOAuthClient", tailnet.AreaOAuth, "DELETE", "/oauthclient/2", "", true, false},
 
 	{"AuthService.AuthRegister", tailnet.AreaDevices, "POST", "/auth/register", `{"user": "bob", "authId": "new"}`, true, false},
 	{"AuthService.AuthApprove", tailnet.AreaDevices, "POST", "/auth/approve", `{"authId": "ssh"}`, true, false},
@@ -99,6 +109,9 @@ var operations = []operation{
 
 	{"SettingsService.GetSettings", tailnet.AreaSettings, "GET", "/settings", "", false, false},
 	{"SettingsService.UpdateSettings", tailnet.AreaSettings, "PATCH", "/settings", `{"settings": {"keyExpiry": "86400s"}, "updateMask": "keyExpiry"}`, true, false},
+
+	{"SettingsService.GetContacts", tailnet.AreaAccount, "GET", "/contact", "", false, false},
+	{"SettingsService.SetContact", tailnet.AreaAccount, "PUT", "/contact/support", `{"email": "help@example.com"}`, true, false},
 
 	{"DERPService.GetDERPMap", tailnet.AreaDevices, "GET", "/derp", "", false, false},
 	{"DebugService.GetFleet", tailnet.AreaDevices, "GET", "/debug/fleet", "", false, false},
@@ -182,6 +195,9 @@ func full(t testing.TB) *world {
 				return err
 			}
 		}
+		if err := tx.SetAttribute(1, "custom:tier", tailnet.Attribute{Value: "gold"}); err != nil {
+			return err
+		}
 		if err := tx.SetAdmission(tailnet.Admission{DeviceApproval: true, UserApproval: true}); err != nil {
 			return err
 		}
@@ -199,6 +215,9 @@ func full(t testing.TB) *world {
 			return err
 		}
 		if _, _, err := tx.CreateAPIKey(tailnet.APIKeySpec{Scopes: []string{"dns:read"}, Expires: tx.Now().Add(time.Hour)}); err != nil {
+			return err
+		}
+		if _, _, err := tx.CreateClient(tailnet.ClientSpec{Scopes: []string{"oauth_keys:read"}}); err != nil {
 			return err
 		}
 		_, _, err = tx.CreateWebhook(tailnet.Webhook{URL: "https://example.com/hook", Events: []tailnet.Event{"nodeCreated"}})
@@ -384,7 +403,7 @@ func TestEveryChangeIsOnRecord(t *testing.T) {
 				t.Errorf("it changed something: %v", entries)
 			}
 			for _, e := range entries {
-				key := w.state.Snapshot().APIKey(2)
+				key := w.state.Snapshot().APIKey(3)
 				if e.Actor.Kind != tailnet.ByAPIKey && e.Actor.Kind != tailnet.System || e.Actor.Kind == tailnet.ByAPIKey && (key == nil || e.Actor.Name != key.Public || e.Actor.From == "") {
 					t.Errorf("%s is on record as done by %+v", e.Action, e.Actor)
 				}

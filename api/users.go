@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	"heddle/policy"
 	v1 "heddle/proto/heddle/v1"
@@ -28,7 +29,7 @@ func (s users) CreateUser(ctx context.Context, req *v1.CreateUserRequest) (*v1.C
 	if err != nil {
 		return nil, err
 	}
-	return &v1.CreateUserResponse{User: protoUser(u)}, nil
+	return &v1.CreateUserResponse{User: wire.User(u)}, nil
 }
 
 func (s users) GetUser(_ context.Context, req *v1.GetUserRequest) (*v1.GetUserResponse, error) {
@@ -36,7 +37,7 @@ func (s users) GetUser(_ context.Context, req *v1.GetUserRequest) (*v1.GetUserRe
 	if err != nil {
 		return nil, err
 	}
-	return &v1.GetUserResponse{User: protoUser(u)}, nil
+	return &v1.GetUserResponse{User: wire.User(u)}, nil
 }
 
 func (s users) ListUsers(ctx context.Context, req *v1.ListUsersRequest) (*v1.ListUsersResponse, error) {
@@ -52,7 +53,7 @@ func (s users) ListUsers(ctx context.Context, req *v1.ListUsersRequest) (*v1.Lis
 	}
 	resp := &v1.ListUsersResponse{NextPageToken: next}
 	for _, u := range list {
-		resp.Users = append(resp.Users, protoUser(u))
+		resp.Users = append(resp.Users, wire.User(u))
 	}
 	return resp, nil
 }
@@ -70,7 +71,7 @@ func (s users) RenameUser(ctx context.Context, req *v1.RenameUserRequest) (*v1.R
 	if err != nil {
 		return nil, err
 	}
-	return &v1.RenameUserResponse{User: owner(snap, id)}, nil
+	return &v1.RenameUserResponse{User: wire.Owner(snap, id)}, nil
 }
 
 func (s users) DeleteUser(ctx context.Context, req *v1.DeleteUserRequest) (*v1.DeleteUserResponse, error) {

@@ -7,6 +7,7 @@ import (
 
 	"heddle/api/callers"
 	"heddle/api/news"
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 )
@@ -39,6 +40,7 @@ var watchable = []struct {
 	{v1.WatchKind_WATCH_KIND_PRE_AUTH_KEY, news.AuthKeys, tailnet.AreaAuthKeys},
 	{v1.WatchKind_WATCH_KIND_API_KEY, news.APIKeys, tailnet.AreaAPIKeys},
 	{v1.WatchKind_WATCH_KIND_POLICY, news.Policy, tailnet.AreaPolicy},
+	{v1.WatchKind_WATCH_KIND_OAUTH_CLIENT, news.Clients, tailnet.AreaOAuth},
 }
 
 // watched returns the kinds that are asked for, if the actor may see all of them.
@@ -163,19 +165,23 @@ func (s watches) protoChange(snap *tailnet.Snapshot, item news.Item) *v1.Change 
 	switch item.Kind {
 	case news.Nodes:
 		if n := snap.Node(tailnet.NodeID(item.ID)); n != nil {
-			return &v1.Change{Thing: &v1.Change_Node{Node: s.protoNode(snap, n)}}
+			return &v1.Change{Thing: &v1.Change_Node{Node: wire.Node(snap, n, s.opts.Now())}}
 		}
 	case news.Users:
 		if u := snap.User(tailnet.UserID(item.ID)); u != nil {
-			return &v1.Change{Thing: &v1.Change_User{User: protoUser(u)}}
+			return &v1.Change{Thing: &v1.Change_User{User: wire.User(u)}}
 		}
 	case news.AuthKeys:
 		if k := snap.AuthKey(tailnet.AuthKeyID(item.ID)); k != nil {
-			return &v1.Change{Thing: &v1.Change_PreAuthKey{PreAuthKey: s.protoAuthKey(snap, k)}}
+			return &v1.Change{Thing: &v1.Change_PreAuthKey{PreAuthKey: wire.AuthKey(snap, k, s.opts.Now())}}
 		}
 	case news.APIKeys:
 		if k := snap.APIKey(tailnet.APIKeyID(item.ID)); k != nil {
-			return &v1.Change{Thing: &v1.Change_ApiKey{ApiKey: s.protoAPIKey(snap, k)}}
+			return &v1.Change{Thing: &v1.Change_ApiKey{ApiKey: wire.APIKey(snap, k, s.opts.Now())}}
+		}
+	case news.Clients:
+		if k := snap.APIKey(tailnet.APIKeyID(item.ID)); k != nil {
+			return &v1.Change{Thing: &v1.Change_OauthClient{OauthClient: wire.Client(snap, k)}}
 		}
 	case news.Policy:
 		p := snap.Policy()

@@ -63,12 +63,15 @@ func (w *watcher) next() (reset bool) {
 				w.things[fmt.Sprint("auth key ", x.PreAuthKey.GetId())] = x.PreAuthKey.GetState()
 			case *v1.Change_ApiKey:
 				w.things[fmt.Sprint("API key ", x.ApiKey.GetId())] = x.ApiKey.GetState()
+			case *v1.Change_OauthClient:
+				w.things[fmt.Sprint("OAuth client ", x.OauthClient.GetId())] = strings.Join(x.OauthClient.GetScopes(), " ")
 			case *v1.Change_Policy:
 				w.things["policy"] = x.Policy.GetEtag()[:4]
 			case *v1.Change_Gone:
 				names := map[v1.WatchKind]string{
 					v1.WatchKind_WATCH_KIND_NODE: "node", v1.WatchKind_WATCH_KIND_USER: "user",
 					v1.WatchKind_WATCH_KIND_PRE_AUTH_KEY: "auth key", v1.WatchKind_WATCH_KIND_API_KEY: "API key",
+					v1.WatchKind_WATCH_KIND_OAUTH_CLIENT: "OAuth client",
 				}
 				name := fmt.Sprint(names[x.Gone.GetKind()], " ", x.Gone.GetId())
 				if _, had := w.things[name]; !had {
@@ -130,7 +133,7 @@ func TestWatch(t *testing.T) {
 
 	// Who cannot go on begins anew: with a cursor of another stream, of nobody, or when it is too old.
 	now := map[string]string{"node 1": "desk", "user 1": "alice", "auth key 1": "revoked", "policy": all["policy"]}
-	for _, cursor := range []string{"", "x", strings.Replace(b.cursor, "-31-", "-1-", 1), strings.Repeat("9", 1000)} {
+	for _, cursor := range []string{"", "x", strings.Replace(b.cursor, "-63-", "-1-", 1), strings.Repeat("9", 1000)} {
 		c := watchOn(t, t.Context(), conn, cursor)
 		if !c.next() {
 			t.Errorf("cursor %.20q was good", cursor)
@@ -301,4 +304,45 @@ func TestRESTWatch(t *testing.T) {
 			t.Errorf("%s: %s", query, resp.Status)
 		}
 	}
+}
+
+// OAuth clients are no API keys, and their tokens are nobody's business.
+func TestWatchClients(t *testing.T) {
+	w := newWorld(t)
+	conn := w.local()
+	keys := watchOn(t, t.Context(), conn, "", v1.WatchKind_WATCH_KIND_API_KEY)
+	clients := watchOn(t, t.Context(), conn, "", v1.WatchKind_WATCH_KIND_OAUTH_CLIENT)
+	keys.next()
+	clients.next()
+	var client *tailnet.APIKey
+	w.must(func(tx *tailnet.Tx) (err error) {
+		_, client, err = tx.CreateClient(tailnet.ClientSpec{Scopes: []string{"dns"}})
+		return err
+	})
+	clients.next()
+	clients.want(map[string]string{"OAuth client 1": "dns"})
+	w.must(func(tx *tailnet.Tx) error {
+		if _, _, err := tx.MintToken(client.ID, nil, nil); err != nil {
+			return err
+		}
+		return tx.EditClient(client.ID, tailnet.ClientSpec{Scopes: []string{"dns:read"}})
+	})
+	clients.next()
+	clients.want(map[string]string{"OAuth client 1": "dns:read"})
+	w.must(func(tx *tailnet.Tx) error {
+		if _, _, err := tx.MintToken(client.ID, nil, nil); err != nil {
+			return err
+		}
+		_, _, err := tx.CreateAPIKey(tailnet.APIKeySpec{Expires: tx.Now().Add(time.Hour)})
+		return err
+	})
+	keys.next()
+	keys.want(map[string]string{"API key 4": "valid"})
+	w.must(func(tx *tailnet.Tx) error { return tx.DeleteAPIKey(client.ID) })
+	for len(clients.things) > 0 {
+		clients.next()
+	}
+	all := watchOn(t, t.Context(), conn, "")
+	all.next()
+	all.want(map[string]string{"API key 4": "valid", "policy": w.state.Snapshot().Policy().ETag[:4]})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"heddle/api/wire"
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 )
@@ -102,7 +103,7 @@ func events(names []string) []tailnet.Event {
 // proto leaves the secret out, and the path of the URL for who may only read.
 func (s webhooks) proto(ctx context.Context, w *tailnet.Webhook) *v1.Webhook {
 	out := &v1.Webhook{
-		Id: w.ID, Url: w.URL, Provider: string(w.Provider), Creator: w.Creator, CreatedAt: timestamp(w.Created), ChangedAt: timestamp(w.Changed),
+		Id: w.ID, Url: w.URL, Provider: string(w.Provider), Creator: w.Creator, CreatedAt: wire.Time(w.Created), ChangedAt: wire.Time(w.Changed),
 	}
 	if !s.snapshot().Can(actorOf(ctx), tailnet.Write(tailnet.AreaWebhooks)) {
 		out.Url = w.Host()
@@ -113,7 +114,7 @@ func (s webhooks) proto(ctx context.Context, w *tailnet.Webhook) *v1.Webhook {
 	if s.opts.Deliveries != nil {
 		d := s.opts.Deliveries(w.ID)
 		out.Delivery = &v1.WebhookDelivery{
-			TriedAt: timestamp(d.Tried), Ok: !d.Tried.IsZero() && d.Err == "", Error: d.Err, RetryAt: timestamp(d.Retry),
+			TriedAt: wire.Time(d.Tried), Ok: !d.Tried.IsZero() && d.Err == "", Error: d.Err, RetryAt: wire.Time(d.Retry),
 			Delivered: uint64(d.Delivered), Failed: uint64(d.Failed), Position: uint64(d.Position),
 		}
 	}

@@ -20,10 +20,11 @@ const (
 	AuthKeys
 	APIKeys
 	Policy
+	Clients // OAuth clients and federated identities
 )
 
 // Every is all kinds.
-const Every = Nodes | Users | AuthKeys | APIKeys | Policy
+const Every = Nodes | Users | AuthKeys | APIKeys | Policy | Clients
 
 // An Item names a thing; the policy has no ID.
 type Item struct {
@@ -39,7 +40,7 @@ func Between(old, now *tailnet.Snapshot, kinds Kind) []Item {
 	for _, one := range []struct {
 		kind Kind
 		add  func()
-	}{{Nodes, d.nodes}, {Users, d.users}, {AuthKeys, d.authKeys}, {APIKeys, d.apiKeys}, {Policy, d.policy}} {
+	}{{Nodes, d.nodes}, {Users, d.users}, {AuthKeys, d.authKeys}, {APIKeys, d.apiKeys}, {Policy, d.policy}, {Clients, d.clients}} {
 		if kinds&one.kind != 0 {
 			one.add()
 		}
@@ -104,21 +105,23 @@ func (d *differ) authKeys() {
 	}
 }
 
-// apiKeys leaves OAuth clients and their tokens out: other people may see those.
-func (d *differ) apiKeys() {
-	add := func(k *tailnet.APIKey) {
-		if k != nil && k.Kind == tailnet.KeyAPI {
-			d.add(APIKeys, int64(k.ID))
-		}
-	}
+func (d *differ) apiKeys() { d.keys(APIKeys, tailnet.KeyAPI) }
+func (d *differ) clients() { d.keys(Clients, tailnet.KeyClient, tailnet.KeyFederated) }
+
+// keys finds the keys of some kinds. Access tokens are of none: they come and go by the hour.
+func (d *differ) keys(as Kind, kinds ...tailnet.KeyKind) {
 	if d.old == nil {
 		for k := range d.now.APIKeys() {
-			add(k)
+			if slices.Contains(kinds, k.Kind) {
+				d.add(as, int64(k.ID))
+			}
 		}
 		return
 	}
 	for id := range d.now.APIKeysChangedSince(d.old) {
-		add(cmp.Or(d.now.APIKey(id), d.old.APIKey(id)))
+		if k := cmp.Or(d.now.APIKey(id), d.old.APIKey(id)); k != nil && slices.Contains(kinds, k.Kind) {
+			d.add(as, int64(id))
+		}
 	}
 }
 

@@ -89,6 +89,7 @@ func New(o Options) (*Handler, error) {
 		v1.RegisterAuthServiceHandlerClient(ctx, h.mux, v1.NewAuthServiceClient(o.Methods)),
 		v1.RegisterPolicyServiceHandlerClient(ctx, h.mux, v1.NewPolicyServiceClient(o.Methods)),
 		v1.RegisterApiKeyServiceHandlerClient(ctx, h.mux, v1.NewApiKeyServiceClient(o.Methods)),
+		v1.RegisterOAuthClientServiceHandlerClient(ctx, h.mux, v1.NewOAuthClientServiceClient(o.Methods)),
 		v1.RegisterDNSServiceHandlerClient(ctx, h.mux, v1.NewDNSServiceClient(o.Methods)),
 		v1.RegisterSettingsServiceHandlerClient(ctx, h.mux, v1.NewSettingsServiceClient(o.Methods)),
 		v1.RegisterDERPServiceHandlerClient(ctx, h.mux, v1.NewDERPServiceClient(o.Methods)),
@@ -244,6 +245,10 @@ func all(req proto.Message) {
 			r.PageSize = most
 		}
 	case *v1.ListApiKeysRequest:
+		if r.GetPageSize() == 0 && r.GetPageToken() == "" {
+			r.PageSize = most
+		}
+	case *v1.ListOAuthClientsRequest:
 		if r.GetPageSize() == 0 && r.GetPageToken() == "" {
 			r.PageSize = most
 		}

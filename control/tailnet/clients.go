@@ -98,7 +98,7 @@ func (tx *Tx) EditClient(id APIKeyID, s ClientSpec) error {
 	if err != nil {
 		return err
 	}
-	if k.Kind != KeyClient && k.Kind != KeyFederated {
+	if !k.isClient() {
 		return Errorf(Conflict, "%s is no OAuth client; make another key instead", k.label())
 	}
 	if (s.Trust != nil) != (k.Kind == KeyFederated) {
@@ -221,7 +221,7 @@ func (s *Snapshot) FederatedIdentity(public string) *APIKey {
 // that are asked for. The secret is returned once and not kept.
 func (tx *Tx) MintToken(client APIKeyID, scopes, tags []string) (secret string, k *APIKey, err error) {
 	c := tx.snap.APIKey(client)
-	if c == nil || !c.Revoked.IsZero() || c.Kind != KeyClient && c.Kind != KeyFederated {
+	if c == nil || !c.Revoked.IsZero() || !c.isClient() {
 		return "", nil, Errorf(Denied, "this client does not exist any more")
 	}
 	k = &APIKey{Kind: KeyToken, Parent: c.ID, Scopes: c.Scopes, Tags: c.Tags, Created: tx.now, Expires: tx.now.Add(TokenLife)}
@@ -250,6 +250,7 @@ func (tx *Tx) MintToken(client APIKeyID, scopes, tags []string) (secret string, 
 		}
 	}
 	tx.dropTokens(c.ID, maxTokens-1)
+	tx.TouchAPIKey(c.ID)
 	tx.snap.lastID.APIKey++
 	k.ID = tx.snap.lastID.APIKey
 	secret, k.Public, k.Hash = newSecret(apiPrefix)
@@ -257,6 +258,9 @@ func (tx *Tx) MintToken(client APIKeyID, scopes, tags []string) (secret string, 
 	tx.audit("client.token", c.label(), Change{"token", "", k.Public}, Change{"scopes", "", strings.Join(k.Scopes, " ")})
 	return secret, k, nil
 }
+
+// isClient tells OAuth clients and federated identities from keys and tokens.
+func (k *APIKey) isClient() bool { return k.Kind == KeyClient || k.Kind == KeyFederated }
 
 // ownsTag reports whether somebody with tags may give a tag: their own, and those that theirs own.
 func (tx *Tx) ownsTag(have []string, tag string) bool {

@@ -280,13 +280,13 @@ func (tx *Tx) revokeAPIKey(k *APIKey) {
 	if !k.Revoked.IsZero() {
 		return
 	}
-	if k.Kind == KeyClient || k.Kind == KeyFederated {
+	if k.isClient() {
 		tx.dropTokens(k.ID, 0)
 	}
 	dead := *k
 	dead.Revoked = tx.now
 	tx.putAPIKey(&dead, true)
-	tx.audit("apikey.revoke", k.label(), apiKeyChanges(k, &dead)...)
+	tx.audit(k.subject()+".revoke", k.label(), apiKeyChanges(k, &dead)...)
 }
 
 // DeleteAPIKey removes an API key.
@@ -301,11 +301,11 @@ func (tx *Tx) DeleteAPIKey(id APIKeyID) error {
 
 // dropAPIKey removes a key, and the tokens if it is a client.
 func (tx *Tx) dropAPIKey(k *APIKey) {
-	if k.Kind == KeyClient || k.Kind == KeyFederated {
+	if k.isClient() {
 		tx.dropTokens(k.ID, 0)
 	}
 	tx.forgetAPIKey(k)
-	tx.audit("apikey.delete", k.label(), apiKeyChanges(k, &APIKey{})...)
+	tx.audit(k.subject()+".delete", k.label(), apiKeyChanges(k, &APIKey{})...)
 }
 
 func (tx *Tx) forgetAPIKey(k *APIKey) {
@@ -340,4 +340,23 @@ func (tx *Tx) TouchAPIKey(id APIKeyID) {
 	tx.putAPIKey(&used, false)
 }
 
-func (k *APIKey) label() string { return "API key " + k.ID.String() + " (" + k.Public + ")" }
+func (k *APIKey) label() string {
+	what := "API key "
+	switch k.Kind {
+	case KeyClient:
+		what = "OAuth client "
+	case KeyFederated:
+		what = "federated identity "
+	case KeyToken:
+		what = "access token "
+	}
+	return what + k.ID.String() + " (" + k.Public + ")"
+}
+
+// subject is what audit entries about the key begin with.
+func (k *APIKey) subject() string {
+	if k.isClient() {
+		return "client"
+	}
+	return "apikey"
+}

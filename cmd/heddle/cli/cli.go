@@ -15,6 +15,7 @@ import (
 	"heddle/cmd/heddle/cli/complete"
 	"heddle/cmd/heddle/cli/dial"
 	"heddle/cmd/heddle/cli/habits"
+	"heddle/cmd/heddle/cli/keys"
 	"heddle/cmd/heddle/cli/people"
 	"heddle/cmd/heddle/cli/profile"
 	"heddle/cmd/heddle/cli/show"
@@ -191,8 +192,9 @@ does not hold; 5 not allowed; 1 anything else.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags(cmd) }
 	who := a.people()
+	secrets := keys.Tools{Tools: who, Talks: a.talks, LoginServer: func() string { return a.dial.conn.LoginServer }}
 	root.AddCommand(
-		people.Users(who), a.preAuthKeysCommand(), a.nodesCommand(who), people.Auth(who), a.apiKeysCommand(), people.Settings(who),
+		people.Users(who), keys.PreAuthKeys(secrets), a.nodesCommand(who), people.Auth(who), keys.APIKeys(secrets), keys.OAuthClients(secrets), people.Settings(who),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
 		a.debugCommand(), a.auditCommand(), a.webhooksCommand(), a.profileCommand(),
 	)
@@ -283,6 +285,11 @@ func exclusive(cmd *cobra.Command, flags ...string) error {
 		return usagef("%s exclude each other: give one of them", strings.Join(given, " and "))
 	}
 	return nil
+}
+
+// talks reports whether a person reads what is printed, and not a program.
+func (a *app) talks() bool {
+	return a.flags.output == formatTable && show.IsTerminal(a.out) && show.IsTerminal(a.err)
 }
 
 // hint prints a line that is not part of the output.

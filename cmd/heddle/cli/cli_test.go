@@ -263,6 +263,8 @@ func TestCompletion(t *testing.T) {
 		{"users delete ", "alice\tAlice\nbob@example.com\n:4\n"},
 		{"preauthkeys revoke ", "1\tused, of tag:web\n:4\n"},
 		{"apikeys delete ", ":4\n"},
+		{"oauth-clients delete ", ":4\n"},
+		{"nodes attributes set ", "gateway\talice\nlaptop\talice\nweb31m\ttag:web\n:4\n"},
 		{"auth register ", "c0ffee\ttablet\n:4\n"},
 		{"users list -o ", "table\njson\nyaml\n:4\n"},
 		{"apikeys create --role ", "owner\nadmin\nit-admin\nnetwork-admin\nbilling-admin\nauditor\nmember\n:4\n"},
@@ -293,6 +295,7 @@ func TestHelpIsNarrow(t *testing.T) {
 		{}, {"nodes", "list"}, {"nodes", "expire"}, {"nodes", "approve-routes"}, {"preauthkeys", "create"},
 		{"users", "create"}, {"dns", "set"}, {"auth", "register"}, {"config", "check"}, {"apikeys", "create"},
 		{"users", "role"}, {"users", "suspend"}, {"users", "link"}, {"nodes", "expiry"}, {"settings", "set"}, {"auth", "list"},
+		{"oauth-clients", "create"}, {"oauth-clients", "set"}, {"nodes", "attributes", "set"}, {"nodes", "backfill-ips"},
 	} {
 		for line := range strings.Lines(heddle(t, "", append(args, "--help")...).out) {
 			if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {

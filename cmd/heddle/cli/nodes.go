@@ -22,11 +22,26 @@ import (
 func (a *app) nodesCommand(who people.Tools) *cobra.Command {
 	g := group("nodes", "The devices of the tailnet",
 		a.nodeList(), a.nodeShow(), a.nodeRename(), a.nodeDelete(), a.nodeExpire(), a.nodeTag(),
-		a.nodeApproveRoutes(), a.nodeListRoutes(), people.Register(who),
-		people.NodeApprove(who), people.NodeReject(who), people.NodeExpiry(who))
+		a.nodeApproveRoutes(), a.nodeListRoutes(), people.NodeRegister(who), a.nodeBackfill(),
+		people.NodeApprove(who), people.NodeReject(who), people.NodeExpiry(who),
+		people.NodeHold(who), people.NodeAddress(who), people.NodeAttributes(who))
 	g.Aliases = []string{"node", "machines", "machine"}
 	g.Long = g.Short + ".\n\nWhere a command wants a NODE, give its ID, its name or one of its addresses."
 	return g
+}
+
+// ownerText tells whom a node belongs to.
+func ownerText(u *v1.User, tags []string) string {
+	if len(tags) > 0 {
+		return strings.Join(tags, ",")
+	}
+	return or(u.GetName())
+}
+
+// userFlag adds the flag --user.
+func (a *app) userFlag(cmd *cobra.Command, to *string, usage string) {
+	cmd.Flags().StringVarP(to, "user", "u", "", usage)
+	complete.Flag(cmd, "user", a.names().Users())
 }
 
 func (a *app) nodes() (v1.NodeServiceClient, error) {
@@ -424,6 +439,39 @@ func (a *app) approveRoutes(ctx context.Context, req *v1.SetApprovedRoutesReques
 		text += " (no longer: " + strings.Join(gone, ", ") + ")"
 	}
 	return a.done(n, "node %d (%s) has %s", n.GetId(), n.GetGivenName(), text)
+}
+
+func (a *app) nodeBackfill() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "backfill-ips",
+		Aliases: []string{"backfillips"},
+		Short:   "Give devices an address of each family that they lack",
+		Long: `Gives each device that lacks an IPv4 or an IPv6 address one. Devices that joined
+here have both; those that were taken over from another server may not.`,
+		Example: "  heddle nodes backfill-ips\n  heddle nodes backfill-ips -o json",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.nodes()
+			if err != nil {
+				return err
+			}
+			resp, err := c.BackfillNodeIPs(cmd.Context(), &v1.BackfillNodeIPsRequest{Confirmed: true})
+			if err != nil {
+				return err
+			}
+			return a.show(resp, func() {
+				for _, line := range resp.GetChanges() {
+					fmt.Fprintln(a.out, show.Clean(line))
+				}
+				if len(resp.GetChanges()) == 0 {
+					a.hint("All devices have addresses of both families.")
+				}
+			})
+		},
+	}
+	cmd.Flags().Bool("force", false, "")
+	cmd.Flags().MarkHidden("force") // headscale asks first
+	return cmd
 }
 
 func (a *app) nodeListRoutes() *cobra.Command {

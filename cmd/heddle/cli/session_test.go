@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 type world struct {
 	t      *testing.T
 	clock  clock
+	store  *tailnettest.Store
 	state  *tailnet.State
 	api    *api.Server
 	socket string
@@ -70,15 +71,15 @@ func newWorld(t *testing.T, edit ...func(*api.Options)) *world {
 	}
 	w.clock.pass(time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC).Sub(time.Unix(0, 0)))
 	var err error
-	store := new(tailnettest.Store)
-	w.state, err = tailnet.Open(t.Context(), store, tailnet.Options{
+	w.store = new(tailnettest.Store)
+	w.state, err = tailnet.Open(t.Context(), w.store, tailnet.Options{
 		OnlineGrace: time.Minute, EphemeralTimeout: time.Hour, KeyExpiry: 180 * 24 * time.Hour, Now: w.clock.now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := api.Options{
-		State: w.state, Pending: w, Logins: w.waiting, Now: w.clock.now, History: store,
+		State: w.state, Pending: w, Logins: w.waiting, Now: w.clock.now, History: w.store,
 		Health: func(context.Context) []api.Part { return w.parts },
 		Streams: func() []api.Stream {
 			return []api.Stream{{Node: 1, CapVer: 142, Version: w.state.Snapshot().Version(), BytesSent: 12345}, {Node: 2, CapVer: 113}}
@@ -353,9 +354,11 @@ var random = []struct {
 	from *regexp.Regexp
 	to   string
 }{
-	{regexp.MustCompile(`tskey-(auth|api)-[a-z0-9]+-[a-z0-9]+`), "tskey-$1-publicpublic-SECRET"},
+	{regexp.MustCompile(`tskey-(auth|api|client)-[a-z0-9]+-[a-z0-9]+`), "tskey-$1-publicpublic-SECRET"},
 	{regexp.MustCompile(`tskey-(auth|api)-[a-z0-9]{12}-\*`), "tskey-$1-publicpublic-*"},
-	{regexp.MustCompile(`("prefix": ")[a-z0-9]{12}"`), `${1}publicpublic"`},
+	{regexp.MustCompile(`("(?:prefix|clientId)": ")[a-z0-9]{12}"`), `${1}publicpublic"`},
+	{regexp.MustCompile(`(clientId: )[a-z0-9]{12}\n`), "${1}publicpublic\n"},
+	{regexp.MustCompile(`(OAuth client \d+ \()[a-z0-9]{12},`), `${1}publicpublic,`},
 	{regexp.MustCompile(`(?m)^(\d+ +)[a-z0-9]{12}  `), `${1}publicpublic  `},   // in a table
 	{regexp.MustCompile(`(API key \d+ \()[a-z0-9]{12},`), `${1}publicpublic,`}, // in a sentence
 	{regexp.MustCompile(`(nodekey|mkey|discokey):[0-9a-f]{64}`), "$1:HEX"},

@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -1389,6 +1390,555 @@ func (x *SetKeyExpiryResponse) GetNode() *Node {
 	return nil
 }
 
+type HoldNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldNodeRequest) Reset() {
+	*x = HoldNodeRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldNodeRequest) ProtoMessage() {}
+
+func (x *HoldNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldNodeRequest.ProtoReflect.Descriptor instead.
+func (*HoldNodeRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *HoldNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type HoldNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldNodeResponse) Reset() {
+	*x = HoldNodeResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldNodeResponse) ProtoMessage() {}
+
+func (x *HoldNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldNodeResponse.ProtoReflect.Descriptor instead.
+func (*HoldNodeResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *HoldNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type SetAddressRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// IPv4, of those that nodes can have.
+	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAddressRequest) Reset() {
+	*x = SetAddressRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAddressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAddressRequest) ProtoMessage() {}
+
+func (x *SetAddressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAddressRequest.ProtoReflect.Descriptor instead.
+func (*SetAddressRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SetAddressRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetAddressRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type SetAddressResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAddressResponse) Reset() {
+	*x = SetAddressResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAddressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAddressResponse) ProtoMessage() {}
+
+func (x *SetAddressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAddressResponse.ProtoReflect.Descriptor instead.
+func (*SetAddressResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SetAddressResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+// A posture attribute of a node.
+type Attribute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "custom:tier"; what the client itself tells begins with "node:".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A string, a number, or true or false.
+	Value *structpb.Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// When it is gone; unset if never.
+	Expiration    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expiration,proto3" json:"expiration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attribute) Reset() {
+	*x = Attribute{}
+	mi := &file_heddle_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attribute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attribute) ProtoMessage() {}
+
+func (x *Attribute) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attribute.ProtoReflect.Descriptor instead.
+func (*Attribute) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Attribute) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Attribute) GetValue() *structpb.Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Attribute) GetExpiration() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expiration
+	}
+	return nil
+}
+
+type ListAttributesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAttributesRequest) Reset() {
+	*x = ListAttributesRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAttributesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAttributesRequest) ProtoMessage() {}
+
+func (x *ListAttributesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAttributesRequest.ProtoReflect.Descriptor instead.
+func (*ListAttributesRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListAttributesRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ListAttributesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attributes    []*Attribute           `protobuf:"bytes,1,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAttributesResponse) Reset() {
+	*x = ListAttributesResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAttributesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAttributesResponse) ProtoMessage() {}
+
+func (x *ListAttributesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAttributesResponse.ProtoReflect.Descriptor instead.
+func (*ListAttributesResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListAttributesResponse) GetAttributes() []*Attribute {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+type SetAttributeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Must begin with "custom:".
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// A string, a number, or true or false.
+	Value *structpb.Value `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// When it is to go. Without this and lifetime: never.
+	Expiration *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expiration,proto3" json:"expiration,omitempty"`
+	// Instead of expiration: how long from now, by the server's clock.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,5,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAttributeRequest) Reset() {
+	*x = SetAttributeRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAttributeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAttributeRequest) ProtoMessage() {}
+
+func (x *SetAttributeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAttributeRequest.ProtoReflect.Descriptor instead.
+func (*SetAttributeRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SetAttributeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetAttributeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetAttributeRequest) GetValue() *structpb.Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *SetAttributeRequest) GetExpiration() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expiration
+	}
+	return nil
+}
+
+func (x *SetAttributeRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+type SetAttributeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attribute     *Attribute             `protobuf:"bytes,1,opt,name=attribute,proto3" json:"attribute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAttributeResponse) Reset() {
+	*x = SetAttributeResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAttributeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAttributeResponse) ProtoMessage() {}
+
+func (x *SetAttributeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAttributeResponse.ProtoReflect.Descriptor instead.
+func (*SetAttributeResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SetAttributeResponse) GetAttribute() *Attribute {
+	if x != nil {
+		return x.Attribute
+	}
+	return nil
+}
+
+type DeleteAttributeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAttributeRequest) Reset() {
+	*x = DeleteAttributeRequest{}
+	mi := &file_heddle_v1_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAttributeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAttributeRequest) ProtoMessage() {}
+
+func (x *DeleteAttributeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAttributeRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAttributeRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DeleteAttributeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DeleteAttributeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteAttributeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAttributeResponse) Reset() {
+	*x = DeleteAttributeResponse{}
+	mi := &file_heddle_v1_node_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAttributeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAttributeResponse) ProtoMessage() {}
+
+func (x *DeleteAttributeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_node_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAttributeResponse.ProtoReflect.Descriptor instead.
+func (*DeleteAttributeResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{31}
+}
+
 type RegisterNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID, name or mail address of whom the device will belong to.
@@ -1401,7 +1951,7 @@ type RegisterNodeRequest struct {
 
 func (x *RegisterNodeRequest) Reset() {
 	*x = RegisterNodeRequest{}
-	mi := &file_heddle_v1_node_proto_msgTypes[21]
+	mi := &file_heddle_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1963,7 @@ func (x *RegisterNodeRequest) String() string {
 func (*RegisterNodeRequest) ProtoMessage() {}
 
 func (x *RegisterNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[21]
+	mi := &file_heddle_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1976,7 @@ func (x *RegisterNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNodeRequest.ProtoReflect.Descriptor instead.
 func (*RegisterNodeRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RegisterNodeRequest) GetUser() string {
@@ -1452,7 +2002,7 @@ type RegisterNodeResponse struct {
 
 func (x *RegisterNodeResponse) Reset() {
 	*x = RegisterNodeResponse{}
-	mi := &file_heddle_v1_node_proto_msgTypes[22]
+	mi := &file_heddle_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +2014,7 @@ func (x *RegisterNodeResponse) String() string {
 func (*RegisterNodeResponse) ProtoMessage() {}
 
 func (x *RegisterNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[22]
+	mi := &file_heddle_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +2027,7 @@ func (x *RegisterNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNodeResponse.ProtoReflect.Descriptor instead.
 func (*RegisterNodeResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RegisterNodeResponse) GetNode() *Node {
@@ -1497,7 +2047,7 @@ type BackfillNodeIPsRequest struct {
 
 func (x *BackfillNodeIPsRequest) Reset() {
 	*x = BackfillNodeIPsRequest{}
-	mi := &file_heddle_v1_node_proto_msgTypes[23]
+	mi := &file_heddle_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +2059,7 @@ func (x *BackfillNodeIPsRequest) String() string {
 func (*BackfillNodeIPsRequest) ProtoMessage() {}
 
 func (x *BackfillNodeIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[23]
+	mi := &file_heddle_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +2072,7 @@ func (x *BackfillNodeIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackfillNodeIPsRequest.ProtoReflect.Descriptor instead.
 func (*BackfillNodeIPsRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BackfillNodeIPsRequest) GetConfirmed() bool {
@@ -1542,7 +2092,7 @@ type BackfillNodeIPsResponse struct {
 
 func (x *BackfillNodeIPsResponse) Reset() {
 	*x = BackfillNodeIPsResponse{}
-	mi := &file_heddle_v1_node_proto_msgTypes[24]
+	mi := &file_heddle_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +2104,7 @@ func (x *BackfillNodeIPsResponse) String() string {
 func (*BackfillNodeIPsResponse) ProtoMessage() {}
 
 func (x *BackfillNodeIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[24]
+	mi := &file_heddle_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +2117,7 @@ func (x *BackfillNodeIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackfillNodeIPsResponse.ProtoReflect.Descriptor instead.
 func (*BackfillNodeIPsResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BackfillNodeIPsResponse) GetChanges() []string {
@@ -1591,7 +2141,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_heddle_v1_node_proto_msgTypes[25]
+	mi := &file_heddle_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +2153,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[25]
+	mi := &file_heddle_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +2166,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListRoutesRequest) GetNode() string {
@@ -1651,7 +2201,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_heddle_v1_node_proto_msgTypes[26]
+	mi := &file_heddle_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +2213,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[26]
+	mi := &file_heddle_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +2226,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -1712,7 +2262,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_heddle_v1_node_proto_msgTypes[27]
+	mi := &file_heddle_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +2274,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_node_proto_msgTypes[27]
+	mi := &file_heddle_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +2287,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_heddle_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Route) GetNodeId() uint64 {
@@ -1793,7 +2343,7 @@ var File_heddle_v1_node_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14heddle/v1/node.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheddle/v1/preauthkey.proto\x1a\x14heddle/v1/user.proto\"\xd4\b\n" +
+	"\x14heddle/v1/node.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheddle/v1/preauthkey.proto\x1a\x14heddle/v1/user.proto\"\xd4\b\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1f\n" +
 	"\vmachine_key\x18\x02 \x01(\tR\n" +
@@ -1885,7 +2435,42 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bdisabled\x18\x02 \x01(\bR\bdisabled\";\n" +
 	"\x14SetKeyExpiryResponse\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\";\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"%\n" +
+	"\x0fHoldNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"7\n" +
+	"\x10HoldNodeResponse\x12#\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"A\n" +
+	"\x11SetAddressRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"9\n" +
+	"\x12SetAddressResponse\x12#\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeR\x04node\"\x89\x01\n" +
+	"\tAttribute\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12:\n" +
+	"\n" +
+	"expiration\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expiration\"+\n" +
+	"\x15ListAttributesRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"N\n" +
+	"\x16ListAttributesResponse\x124\n" +
+	"\n" +
+	"attributes\x18\x01 \x03(\v2\x14.heddle.v1.AttributeR\n" +
+	"attributes\"\xde\x01\n" +
+	"\x13SetAttributeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
+	"\x05value\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12:\n" +
+	"\n" +
+	"expiration\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expiration\x125\n" +
+	"\blifetime\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"J\n" +
+	"\x14SetAttributeResponse\x122\n" +
+	"\tattribute\x18\x01 \x01(\v2\x14.heddle.v1.AttributeR\tattribute\"@\n" +
+	"\x16DeleteAttributeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x19\n" +
+	"\x17DeleteAttributeResponse\";\n" +
 	"\x13RegisterNodeRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\";\n" +
@@ -1917,7 +2502,7 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x1bREGISTER_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18REGISTER_METHOD_AUTH_KEY\x10\x01\x12\x17\n" +
 	"\x13REGISTER_METHOD_CLI\x10\x02\x12\x18\n" +
-	"\x14REGISTER_METHOD_OIDC\x10\x032\x89\b\n" +
+	"\x14REGISTER_METHOD_OIDC\x10\x032\xa0\v\n" +
 	"\vNodeService\x12E\n" +
 	"\aGetNode\x12\x19.heddle.v1.GetNodeRequest\x1a\x1a.heddle.v1.GetNodeResponse\"\x03\x90\x02\x01\x12K\n" +
 	"\tListNodes\x12\x1b.heddle.v1.ListNodesRequest\x1a\x1c.heddle.v1.ListNodesResponse\"\x03\x90\x02\x01\x12I\n" +
@@ -1931,7 +2516,13 @@ const file_heddle_v1_node_proto_rawDesc = "" +
 	"\x11SetApprovedRoutes\x12#.heddle.v1.SetApprovedRoutesRequest\x1a$.heddle.v1.SetApprovedRoutesResponse\x12L\n" +
 	"\vApproveNode\x12\x1d.heddle.v1.ApproveNodeRequest\x1a\x1e.heddle.v1.ApproveNodeResponse\x12I\n" +
 	"\n" +
-	"RejectNode\x12\x1c.heddle.v1.RejectNodeRequest\x1a\x1d.heddle.v1.RejectNodeResponse\x12O\n" +
+	"RejectNode\x12\x1c.heddle.v1.RejectNodeRequest\x1a\x1d.heddle.v1.RejectNodeResponse\x12C\n" +
+	"\bHoldNode\x12\x1a.heddle.v1.HoldNodeRequest\x1a\x1b.heddle.v1.HoldNodeResponse\x12I\n" +
+	"\n" +
+	"SetAddress\x12\x1c.heddle.v1.SetAddressRequest\x1a\x1d.heddle.v1.SetAddressResponse\x12Z\n" +
+	"\x0eListAttributes\x12 .heddle.v1.ListAttributesRequest\x1a!.heddle.v1.ListAttributesResponse\"\x03\x90\x02\x01\x12O\n" +
+	"\fSetAttribute\x12\x1e.heddle.v1.SetAttributeRequest\x1a\x1f.heddle.v1.SetAttributeResponse\x12X\n" +
+	"\x0fDeleteAttribute\x12!.heddle.v1.DeleteAttributeRequest\x1a\".heddle.v1.DeleteAttributeResponse\x12O\n" +
 	"\fSetKeyExpiry\x12\x1e.heddle.v1.SetKeyExpiryRequest\x1a\x1f.heddle.v1.SetKeyExpiryResponse\x12O\n" +
 	"\fRegisterNode\x12\x1e.heddle.v1.RegisterNodeRequest\x1a\x1f.heddle.v1.RegisterNodeResponse\x12X\n" +
 	"\x0fBackfillNodeIPs\x12!.heddle.v1.BackfillNodeIPsRequest\x1a\".heddle.v1.BackfillNodeIPsResponse\x12N\n" +
@@ -1951,7 +2542,7 @@ func file_heddle_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_heddle_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_heddle_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_heddle_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_heddle_v1_node_proto_goTypes = []any{
 	(RegisterMethod)(0),               // 0: heddle.v1.RegisterMethod
 	(*Node)(nil),                      // 1: heddle.v1.Node
@@ -1975,68 +2566,99 @@ var file_heddle_v1_node_proto_goTypes = []any{
 	(*RejectNodeResponse)(nil),        // 19: heddle.v1.RejectNodeResponse
 	(*SetKeyExpiryRequest)(nil),       // 20: heddle.v1.SetKeyExpiryRequest
 	(*SetKeyExpiryResponse)(nil),      // 21: heddle.v1.SetKeyExpiryResponse
-	(*RegisterNodeRequest)(nil),       // 22: heddle.v1.RegisterNodeRequest
-	(*RegisterNodeResponse)(nil),      // 23: heddle.v1.RegisterNodeResponse
-	(*BackfillNodeIPsRequest)(nil),    // 24: heddle.v1.BackfillNodeIPsRequest
-	(*BackfillNodeIPsResponse)(nil),   // 25: heddle.v1.BackfillNodeIPsResponse
-	(*ListRoutesRequest)(nil),         // 26: heddle.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),        // 27: heddle.v1.ListRoutesResponse
-	(*Route)(nil),                     // 28: heddle.v1.Route
-	(*User)(nil),                      // 29: heddle.v1.User
-	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
-	(*PreAuthKey)(nil),                // 31: heddle.v1.PreAuthKey
-	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
+	(*HoldNodeRequest)(nil),           // 22: heddle.v1.HoldNodeRequest
+	(*HoldNodeResponse)(nil),          // 23: heddle.v1.HoldNodeResponse
+	(*SetAddressRequest)(nil),         // 24: heddle.v1.SetAddressRequest
+	(*SetAddressResponse)(nil),        // 25: heddle.v1.SetAddressResponse
+	(*Attribute)(nil),                 // 26: heddle.v1.Attribute
+	(*ListAttributesRequest)(nil),     // 27: heddle.v1.ListAttributesRequest
+	(*ListAttributesResponse)(nil),    // 28: heddle.v1.ListAttributesResponse
+	(*SetAttributeRequest)(nil),       // 29: heddle.v1.SetAttributeRequest
+	(*SetAttributeResponse)(nil),      // 30: heddle.v1.SetAttributeResponse
+	(*DeleteAttributeRequest)(nil),    // 31: heddle.v1.DeleteAttributeRequest
+	(*DeleteAttributeResponse)(nil),   // 32: heddle.v1.DeleteAttributeResponse
+	(*RegisterNodeRequest)(nil),       // 33: heddle.v1.RegisterNodeRequest
+	(*RegisterNodeResponse)(nil),      // 34: heddle.v1.RegisterNodeResponse
+	(*BackfillNodeIPsRequest)(nil),    // 35: heddle.v1.BackfillNodeIPsRequest
+	(*BackfillNodeIPsResponse)(nil),   // 36: heddle.v1.BackfillNodeIPsResponse
+	(*ListRoutesRequest)(nil),         // 37: heddle.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),        // 38: heddle.v1.ListRoutesResponse
+	(*Route)(nil),                     // 39: heddle.v1.Route
+	(*User)(nil),                      // 40: heddle.v1.User
+	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
+	(*PreAuthKey)(nil),                // 42: heddle.v1.PreAuthKey
+	(*durationpb.Duration)(nil),       // 43: google.protobuf.Duration
+	(*structpb.Value)(nil),            // 44: google.protobuf.Value
 }
 var file_heddle_v1_node_proto_depIdxs = []int32{
-	29, // 0: heddle.v1.Node.user:type_name -> heddle.v1.User
-	30, // 1: heddle.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	30, // 2: heddle.v1.Node.expiry:type_name -> google.protobuf.Timestamp
-	31, // 3: heddle.v1.Node.pre_auth_key:type_name -> heddle.v1.PreAuthKey
-	30, // 4: heddle.v1.Node.created_at:type_name -> google.protobuf.Timestamp
+	40, // 0: heddle.v1.Node.user:type_name -> heddle.v1.User
+	41, // 1: heddle.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	41, // 2: heddle.v1.Node.expiry:type_name -> google.protobuf.Timestamp
+	42, // 3: heddle.v1.Node.pre_auth_key:type_name -> heddle.v1.PreAuthKey
+	41, // 4: heddle.v1.Node.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: heddle.v1.Node.register_method:type_name -> heddle.v1.RegisterMethod
 	1,  // 6: heddle.v1.GetNodeResponse.node:type_name -> heddle.v1.Node
 	1,  // 7: heddle.v1.ListNodesResponse.nodes:type_name -> heddle.v1.Node
 	1,  // 8: heddle.v1.RenameNodeResponse.node:type_name -> heddle.v1.Node
-	30, // 9: heddle.v1.ExpireNodeRequest.expiry:type_name -> google.protobuf.Timestamp
-	32, // 10: heddle.v1.ExpireNodeRequest.extend:type_name -> google.protobuf.Duration
+	41, // 9: heddle.v1.ExpireNodeRequest.expiry:type_name -> google.protobuf.Timestamp
+	43, // 10: heddle.v1.ExpireNodeRequest.extend:type_name -> google.protobuf.Duration
 	1,  // 11: heddle.v1.ExpireNodeResponse.node:type_name -> heddle.v1.Node
 	1,  // 12: heddle.v1.SetTagsResponse.node:type_name -> heddle.v1.Node
 	1,  // 13: heddle.v1.SetApprovedRoutesResponse.node:type_name -> heddle.v1.Node
 	1,  // 14: heddle.v1.ApproveNodeResponse.node:type_name -> heddle.v1.Node
 	1,  // 15: heddle.v1.SetKeyExpiryResponse.node:type_name -> heddle.v1.Node
-	1,  // 16: heddle.v1.RegisterNodeResponse.node:type_name -> heddle.v1.Node
-	28, // 17: heddle.v1.ListRoutesResponse.routes:type_name -> heddle.v1.Route
-	2,  // 18: heddle.v1.NodeService.GetNode:input_type -> heddle.v1.GetNodeRequest
-	4,  // 19: heddle.v1.NodeService.ListNodes:input_type -> heddle.v1.ListNodesRequest
-	6,  // 20: heddle.v1.NodeService.RenameNode:input_type -> heddle.v1.RenameNodeRequest
-	8,  // 21: heddle.v1.NodeService.DeleteNode:input_type -> heddle.v1.DeleteNodeRequest
-	10, // 22: heddle.v1.NodeService.ExpireNode:input_type -> heddle.v1.ExpireNodeRequest
-	12, // 23: heddle.v1.NodeService.SetTags:input_type -> heddle.v1.SetTagsRequest
-	14, // 24: heddle.v1.NodeService.SetApprovedRoutes:input_type -> heddle.v1.SetApprovedRoutesRequest
-	16, // 25: heddle.v1.NodeService.ApproveNode:input_type -> heddle.v1.ApproveNodeRequest
-	18, // 26: heddle.v1.NodeService.RejectNode:input_type -> heddle.v1.RejectNodeRequest
-	20, // 27: heddle.v1.NodeService.SetKeyExpiry:input_type -> heddle.v1.SetKeyExpiryRequest
-	22, // 28: heddle.v1.NodeService.RegisterNode:input_type -> heddle.v1.RegisterNodeRequest
-	24, // 29: heddle.v1.NodeService.BackfillNodeIPs:input_type -> heddle.v1.BackfillNodeIPsRequest
-	26, // 30: heddle.v1.NodeService.ListRoutes:input_type -> heddle.v1.ListRoutesRequest
-	3,  // 31: heddle.v1.NodeService.GetNode:output_type -> heddle.v1.GetNodeResponse
-	5,  // 32: heddle.v1.NodeService.ListNodes:output_type -> heddle.v1.ListNodesResponse
-	7,  // 33: heddle.v1.NodeService.RenameNode:output_type -> heddle.v1.RenameNodeResponse
-	9,  // 34: heddle.v1.NodeService.DeleteNode:output_type -> heddle.v1.DeleteNodeResponse
-	11, // 35: heddle.v1.NodeService.ExpireNode:output_type -> heddle.v1.ExpireNodeResponse
-	13, // 36: heddle.v1.NodeService.SetTags:output_type -> heddle.v1.SetTagsResponse
-	15, // 37: heddle.v1.NodeService.SetApprovedRoutes:output_type -> heddle.v1.SetApprovedRoutesResponse
-	17, // 38: heddle.v1.NodeService.ApproveNode:output_type -> heddle.v1.ApproveNodeResponse
-	19, // 39: heddle.v1.NodeService.RejectNode:output_type -> heddle.v1.RejectNodeResponse
-	21, // 40: heddle.v1.NodeService.SetKeyExpiry:output_type -> heddle.v1.SetKeyExpiryResponse
-	23, // 41: heddle.v1.NodeService.RegisterNode:output_type -> heddle.v1.RegisterNodeResponse
-	25, // 42: heddle.v1.NodeService.BackfillNodeIPs:output_type -> heddle.v1.BackfillNodeIPsResponse
-	27, // 43: heddle.v1.NodeService.ListRoutes:output_type -> heddle.v1.ListRoutesResponse
-	31, // [31:44] is the sub-list for method output_type
-	18, // [18:31] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	1,  // 16: heddle.v1.HoldNodeResponse.node:type_name -> heddle.v1.Node
+	1,  // 17: heddle.v1.SetAddressResponse.node:type_name -> heddle.v1.Node
+	44, // 18: heddle.v1.Attribute.value:type_name -> google.protobuf.Value
+	41, // 19: heddle.v1.Attribute.expiration:type_name -> google.protobuf.Timestamp
+	26, // 20: heddle.v1.ListAttributesResponse.attributes:type_name -> heddle.v1.Attribute
+	44, // 21: heddle.v1.SetAttributeRequest.value:type_name -> google.protobuf.Value
+	41, // 22: heddle.v1.SetAttributeRequest.expiration:type_name -> google.protobuf.Timestamp
+	43, // 23: heddle.v1.SetAttributeRequest.lifetime:type_name -> google.protobuf.Duration
+	26, // 24: heddle.v1.SetAttributeResponse.attribute:type_name -> heddle.v1.Attribute
+	1,  // 25: heddle.v1.RegisterNodeResponse.node:type_name -> heddle.v1.Node
+	39, // 26: heddle.v1.ListRoutesResponse.routes:type_name -> heddle.v1.Route
+	2,  // 27: heddle.v1.NodeService.GetNode:input_type -> heddle.v1.GetNodeRequest
+	4,  // 28: heddle.v1.NodeService.ListNodes:input_type -> heddle.v1.ListNodesRequest
+	6,  // 29: heddle.v1.NodeService.RenameNode:input_type -> heddle.v1.RenameNodeRequest
+	8,  // 30: heddle.v1.NodeService.DeleteNode:input_type -> heddle.v1.DeleteNodeRequest
+	10, // 31: heddle.v1.NodeService.ExpireNode:input_type -> heddle.v1.ExpireNodeRequest
+	12, // 32: heddle.v1.NodeService.SetTags:input_type -> heddle.v1.SetTagsRequest
+	14, // 33: heddle.v1.NodeService.SetApprovedRoutes:input_type -> heddle.v1.SetApprovedRoutesRequest
+	16, // 34: heddle.v1.NodeService.ApproveNode:input_type -> heddle.v1.ApproveNodeRequest
+	18, // 35: heddle.v1.NodeService.RejectNode:input_type -> heddle.v1.RejectNodeRequest
+	22, // 36: heddle.v1.NodeService.HoldNode:input_type -> heddle.v1.HoldNodeRequest
+	24, // 37: heddle.v1.NodeService.SetAddress:input_type -> heddle.v1.SetAddressRequest
+	27, // 38: heddle.v1.NodeService.ListAttributes:input_type -> heddle.v1.ListAttributesRequest
+	29, // 39: heddle.v1.NodeService.SetAttribute:input_type -> heddle.v1.SetAttributeRequest
+	31, // 40: heddle.v1.NodeService.DeleteAttribute:input_type -> heddle.v1.DeleteAttributeRequest
+	20, // 41: heddle.v1.NodeService.SetKeyExpiry:input_type -> heddle.v1.SetKeyExpiryRequest
+	33, // 42: heddle.v1.NodeService.RegisterNode:input_type -> heddle.v1.RegisterNodeRequest
+	35, // 43: heddle.v1.NodeService.BackfillNodeIPs:input_type -> heddle.v1.BackfillNodeIPsRequest
+	37, // 44: heddle.v1.NodeService.ListRoutes:input_type -> heddle.v1.ListRoutesRequest
+	3,  // 45: heddle.v1.NodeService.GetNode:output_type -> heddle.v1.GetNodeResponse
+	5,  // 46: heddle.v1.NodeService.ListNodes:output_type -> heddle.v1.ListNodesResponse
+	7,  // 47: heddle.v1.NodeService.RenameNode:output_type -> heddle.v1.RenameNodeResponse
+	9,  // 48: heddle.v1.NodeService.DeleteNode:output_type -> heddle.v1.DeleteNodeResponse
+	11, // 49: heddle.v1.NodeService.ExpireNode:output_type -> heddle.v1.ExpireNodeResponse
+	13, // 50: heddle.v1.NodeService.SetTags:output_type -> heddle.v1.SetTagsResponse
+	15, // 51: heddle.v1.NodeService.SetApprovedRoutes:output_type -> heddle.v1.SetApprovedRoutesResponse
+	17, // 52: heddle.v1.NodeService.ApproveNode:output_type -> heddle.v1.ApproveNodeResponse
+	19, // 53: heddle.v1.NodeService.RejectNode:output_type -> heddle.v1.RejectNodeResponse
+	23, // 54: heddle.v1.NodeService.HoldNode:output_type -> heddle.v1.HoldNodeResponse
+	25, // 55: heddle.v1.NodeService.SetAddress:output_type -> heddle.v1.SetAddressResponse
+	28, // 56: heddle.v1.NodeService.ListAttributes:output_type -> heddle.v1.ListAttributesResponse
+	30, // 57: heddle.v1.NodeService.SetAttribute:output_type -> heddle.v1.SetAttributeResponse
+	32, // 58: heddle.v1.NodeService.DeleteAttribute:output_type -> heddle.v1.DeleteAttributeResponse
+	21, // 59: heddle.v1.NodeService.SetKeyExpiry:output_type -> heddle.v1.SetKeyExpiryResponse
+	34, // 60: heddle.v1.NodeService.RegisterNode:output_type -> heddle.v1.RegisterNodeResponse
+	36, // 61: heddle.v1.NodeService.BackfillNodeIPs:output_type -> heddle.v1.BackfillNodeIPsResponse
+	38, // 62: heddle.v1.NodeService.ListRoutes:output_type -> heddle.v1.ListRoutesResponse
+	45, // [45:63] is the sub-list for method output_type
+	27, // [27:45] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_node_proto_init() }
@@ -2052,7 +2674,7 @@ func file_heddle_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_node_proto_rawDesc), len(file_heddle_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

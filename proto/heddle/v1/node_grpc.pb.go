@@ -28,6 +28,11 @@ const (
 	NodeService_SetApprovedRoutes_FullMethodName = "/heddle.v1.NodeService/SetApprovedRoutes"
 	NodeService_ApproveNode_FullMethodName       = "/heddle.v1.NodeService/ApproveNode"
 	NodeService_RejectNode_FullMethodName        = "/heddle.v1.NodeService/RejectNode"
+	NodeService_HoldNode_FullMethodName          = "/heddle.v1.NodeService/HoldNode"
+	NodeService_SetAddress_FullMethodName        = "/heddle.v1.NodeService/SetAddress"
+	NodeService_ListAttributes_FullMethodName    = "/heddle.v1.NodeService/ListAttributes"
+	NodeService_SetAttribute_FullMethodName      = "/heddle.v1.NodeService/SetAttribute"
+	NodeService_DeleteAttribute_FullMethodName   = "/heddle.v1.NodeService/DeleteAttribute"
 	NodeService_SetKeyExpiry_FullMethodName      = "/heddle.v1.NodeService/SetKeyExpiry"
 	NodeService_RegisterNode_FullMethodName      = "/heddle.v1.NodeService/RegisterNode"
 	NodeService_BackfillNodeIPs_FullMethodName   = "/heddle.v1.NodeService/BackfillNodeIPs"
@@ -61,6 +66,16 @@ type NodeServiceClient interface {
 	// Deletes a node that waits for approval. FAILED_PRECONDITION for one that does
 	// not.
 	RejectNode(ctx context.Context, in *RejectNodeRequest, opts ...grpc.CallOption) (*RejectNodeResponse, error)
+	// Lets a node wait for approval again: it leaves the tailnet until it gets it.
+	HoldNode(ctx context.Context, in *HoldNodeRequest, opts ...grpc.CallOption) (*HoldNodeResponse, error)
+	// Gives a node another IPv4 address. FAILED_PRECONDITION for one that is taken.
+	SetAddress(ctx context.Context, in *SetAddressRequest, opts ...grpc.CallOption) (*SetAddressResponse, error)
+	// Lists what a policy's postures may ask of a node, in the order of names.
+	ListAttributes(ctx context.Context, in *ListAttributesRequest, opts ...grpc.CallOption) (*ListAttributesResponse, error)
+	// Gives a node an attribute, or another value of it.
+	SetAttribute(ctx context.Context, in *SetAttributeRequest, opts ...grpc.CallOption) (*SetAttributeResponse, error)
+	// Takes an attribute from a node.
+	DeleteAttribute(ctx context.Context, in *DeleteAttributeRequest, opts ...grpc.CallOption) (*DeleteAttributeResponse, error)
 	// Says whether the key of a node expires at all.
 	SetKeyExpiry(ctx context.Context, in *SetKeyExpiryRequest, opts ...grpc.CallOption) (*SetKeyExpiryResponse, error)
 	// Admits the device that shows the given code to its user; the same as
@@ -170,6 +185,56 @@ func (c *nodeServiceClient) RejectNode(ctx context.Context, in *RejectNodeReques
 	return out, nil
 }
 
+func (c *nodeServiceClient) HoldNode(ctx context.Context, in *HoldNodeRequest, opts ...grpc.CallOption) (*HoldNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_HoldNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) SetAddress(ctx context.Context, in *SetAddressRequest, opts ...grpc.CallOption) (*SetAddressResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetAddressResponse)
+	err := c.cc.Invoke(ctx, NodeService_SetAddress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ListAttributes(ctx context.Context, in *ListAttributesRequest, opts ...grpc.CallOption) (*ListAttributesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAttributesResponse)
+	err := c.cc.Invoke(ctx, NodeService_ListAttributes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) SetAttribute(ctx context.Context, in *SetAttributeRequest, opts ...grpc.CallOption) (*SetAttributeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetAttributeResponse)
+	err := c.cc.Invoke(ctx, NodeService_SetAttribute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) DeleteAttribute(ctx context.Context, in *DeleteAttributeRequest, opts ...grpc.CallOption) (*DeleteAttributeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteAttributeResponse)
+	err := c.cc.Invoke(ctx, NodeService_DeleteAttribute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeServiceClient) SetKeyExpiry(ctx context.Context, in *SetKeyExpiryRequest, opts ...grpc.CallOption) (*SetKeyExpiryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetKeyExpiryResponse)
@@ -237,6 +302,16 @@ type NodeServiceServer interface {
 	// Deletes a node that waits for approval. FAILED_PRECONDITION for one that does
 	// not.
 	RejectNode(context.Context, *RejectNodeRequest) (*RejectNodeResponse, error)
+	// Lets a node wait for approval again: it leaves the tailnet until it gets it.
+	HoldNode(context.Context, *HoldNodeRequest) (*HoldNodeResponse, error)
+	// Gives a node another IPv4 address. FAILED_PRECONDITION for one that is taken.
+	SetAddress(context.Context, *SetAddressRequest) (*SetAddressResponse, error)
+	// Lists what a policy's postures may ask of a node, in the order of names.
+	ListAttributes(context.Context, *ListAttributesRequest) (*ListAttributesResponse, error)
+	// Gives a node an attribute, or another value of it.
+	SetAttribute(context.Context, *SetAttributeRequest) (*SetAttributeResponse, error)
+	// Takes an attribute from a node.
+	DeleteAttribute(context.Context, *DeleteAttributeRequest) (*DeleteAttributeResponse, error)
 	// Says whether the key of a node expires at all.
 	SetKeyExpiry(context.Context, *SetKeyExpiryRequest) (*SetKeyExpiryResponse, error)
 	// Admits the device that shows the given code to its user; the same as
@@ -282,6 +357,21 @@ func (UnimplementedNodeServiceServer) ApproveNode(context.Context, *ApproveNodeR
 }
 func (UnimplementedNodeServiceServer) RejectNode(context.Context, *RejectNodeRequest) (*RejectNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RejectNode not implemented")
+}
+func (UnimplementedNodeServiceServer) HoldNode(context.Context, *HoldNodeRequest) (*HoldNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HoldNode not implemented")
+}
+func (UnimplementedNodeServiceServer) SetAddress(context.Context, *SetAddressRequest) (*SetAddressResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetAddress not implemented")
+}
+func (UnimplementedNodeServiceServer) ListAttributes(context.Context, *ListAttributesRequest) (*ListAttributesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAttributes not implemented")
+}
+func (UnimplementedNodeServiceServer) SetAttribute(context.Context, *SetAttributeRequest) (*SetAttributeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetAttribute not implemented")
+}
+func (UnimplementedNodeServiceServer) DeleteAttribute(context.Context, *DeleteAttributeRequest) (*DeleteAttributeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteAttribute not implemented")
 }
 func (UnimplementedNodeServiceServer) SetKeyExpiry(context.Context, *SetKeyExpiryRequest) (*SetKeyExpiryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetKeyExpiry not implemented")
@@ -478,6 +568,96 @@ func _NodeService_RejectNode_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_HoldNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).HoldNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_HoldNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).HoldNode(ctx, req.(*HoldNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_SetAddress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetAddressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetAddress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetAddress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetAddress(ctx, req.(*SetAddressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_ListAttributes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAttributesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ListAttributes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ListAttributes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ListAttributes(ctx, req.(*ListAttributesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_SetAttribute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetAttributeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetAttribute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetAttribute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetAttribute(ctx, req.(*SetAttributeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_DeleteAttribute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAttributeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).DeleteAttribute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_DeleteAttribute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).DeleteAttribute(ctx, req.(*DeleteAttributeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_SetKeyExpiry_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetKeyExpiryRequest)
 	if err := dec(in); err != nil {
@@ -592,6 +772,26 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RejectNode",
 			Handler:    _NodeService_RejectNode_Handler,
+		},
+		{
+			MethodName: "HoldNode",
+			Handler:    _NodeService_HoldNode_Handler,
+		},
+		{
+			MethodName: "SetAddress",
+			Handler:    _NodeService_SetAddress_Handler,
+		},
+		{
+			MethodName: "ListAttributes",
+			Handler:    _NodeService_ListAttributes_Handler,
+		},
+		{
+			MethodName: "SetAttribute",
+			Handler:    _NodeService_SetAttribute_Handler,
+		},
+		{
+			MethodName: "DeleteAttribute",
+			Handler:    _NodeService_DeleteAttribute_Handler,
 		},
 		{
 			MethodName: "SetKeyExpiry",

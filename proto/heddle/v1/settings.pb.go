@@ -23,6 +23,249 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Mail addresses of whom to turn to; empty if nobody said. The server writes to
+// none of them.
+type Contacts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// About the tailnet.
+	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// For help.
+	Support string `protobuf:"bytes,2,opt,name=support,proto3" json:"support,omitempty"`
+	// About security.
+	Security      string `protobuf:"bytes,3,opt,name=security,proto3" json:"security,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contacts) Reset() {
+	*x = Contacts{}
+	mi := &file_heddle_v1_settings_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contacts) ProtoMessage() {}
+
+func (x *Contacts) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_settings_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contacts.ProtoReflect.Descriptor instead.
+func (*Contacts) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Contacts) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Contacts) GetSupport() string {
+	if x != nil {
+		return x.Support
+	}
+	return ""
+}
+
+func (x *Contacts) GetSecurity() string {
+	if x != nil {
+		return x.Security
+	}
+	return ""
+}
+
+type GetContactsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetContactsRequest) Reset() {
+	*x = GetContactsRequest{}
+	mi := &file_heddle_v1_settings_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetContactsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetContactsRequest) ProtoMessage() {}
+
+func (x *GetContactsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_settings_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetContactsRequest.ProtoReflect.Descriptor instead.
+func (*GetContactsRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{1}
+}
+
+type GetContactsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Contacts      *Contacts              `protobuf:"bytes,1,opt,name=contacts,proto3" json:"contacts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetContactsResponse) Reset() {
+	*x = GetContactsResponse{}
+	mi := &file_heddle_v1_settings_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetContactsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetContactsResponse) ProtoMessage() {}
+
+func (x *GetContactsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_settings_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetContactsResponse.ProtoReflect.Descriptor instead.
+func (*GetContactsResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetContactsResponse) GetContacts() *Contacts {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
+type SetContactRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// account, support or security.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Mail address.
+	Email         string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetContactRequest) Reset() {
+	*x = SetContactRequest{}
+	mi := &file_heddle_v1_settings_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetContactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetContactRequest) ProtoMessage() {}
+
+func (x *SetContactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_settings_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetContactRequest.ProtoReflect.Descriptor instead.
+func (*SetContactRequest) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SetContactRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SetContactRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+type SetContactResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Contacts      *Contacts              `protobuf:"bytes,1,opt,name=contacts,proto3" json:"contacts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetContactResponse) Reset() {
+	*x = SetContactResponse{}
+	mi := &file_heddle_v1_settings_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetContactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetContactResponse) ProtoMessage() {}
+
+func (x *SetContactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_heddle_v1_settings_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetContactResponse.ProtoReflect.Descriptor instead.
+func (*SetContactResponse) Descriptor() ([]byte, []int) {
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SetContactResponse) GetContacts() *Contacts {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
 // Settings of a tailnet.
 type Settings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -39,7 +282,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_heddle_v1_settings_proto_msgTypes[0]
+	mi := &file_heddle_v1_settings_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +294,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_settings_proto_msgTypes[0]
+	mi := &file_heddle_v1_settings_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +307,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{0}
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Settings) GetDeviceApproval() bool {
@@ -96,7 +339,7 @@ type GetSettingsRequest struct {
 
 func (x *GetSettingsRequest) Reset() {
 	*x = GetSettingsRequest{}
-	mi := &file_heddle_v1_settings_proto_msgTypes[1]
+	mi := &file_heddle_v1_settings_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -108,7 +351,7 @@ func (x *GetSettingsRequest) String() string {
 func (*GetSettingsRequest) ProtoMessage() {}
 
 func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_settings_proto_msgTypes[1]
+	mi := &file_heddle_v1_settings_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -121,7 +364,7 @@ func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*GetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{1}
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{6}
 }
 
 type GetSettingsResponse struct {
@@ -139,7 +382,7 @@ type GetSettingsResponse struct {
 
 func (x *GetSettingsResponse) Reset() {
 	*x = GetSettingsResponse{}
-	mi := &file_heddle_v1_settings_proto_msgTypes[2]
+	mi := &file_heddle_v1_settings_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -151,7 +394,7 @@ func (x *GetSettingsResponse) String() string {
 func (*GetSettingsResponse) ProtoMessage() {}
 
 func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_settings_proto_msgTypes[2]
+	mi := &file_heddle_v1_settings_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -164,7 +407,7 @@ func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*GetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{2}
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetSettingsResponse) GetSettings() *Settings {
@@ -209,7 +452,7 @@ type UpdateSettingsRequest struct {
 
 func (x *UpdateSettingsRequest) Reset() {
 	*x = UpdateSettingsRequest{}
-	mi := &file_heddle_v1_settings_proto_msgTypes[3]
+	mi := &file_heddle_v1_settings_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -221,7 +464,7 @@ func (x *UpdateSettingsRequest) String() string {
 func (*UpdateSettingsRequest) ProtoMessage() {}
 
 func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_settings_proto_msgTypes[3]
+	mi := &file_heddle_v1_settings_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -234,7 +477,7 @@ func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSettingsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{3}
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateSettingsRequest) GetSettings() *Settings {
@@ -269,7 +512,7 @@ type UpdateSettingsResponse struct {
 
 func (x *UpdateSettingsResponse) Reset() {
 	*x = UpdateSettingsResponse{}
-	mi := &file_heddle_v1_settings_proto_msgTypes[4]
+	mi := &file_heddle_v1_settings_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -281,7 +524,7 @@ func (x *UpdateSettingsResponse) String() string {
 func (*UpdateSettingsResponse) ProtoMessage() {}
 
 func (x *UpdateSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_heddle_v1_settings_proto_msgTypes[4]
+	mi := &file_heddle_v1_settings_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -294,7 +537,7 @@ func (x *UpdateSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSettingsResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{4}
+	return file_heddle_v1_settings_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateSettingsResponse) GetSettings() *Settings {
@@ -315,7 +558,19 @@ var File_heddle_v1_settings_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_settings_proto_rawDesc = "" +
 	"\n" +
-	"\x18heddle/v1/settings.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"\x92\x01\n" +
+	"\x18heddle/v1/settings.proto\x12\theddle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"Z\n" +
+	"\bContacts\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x18\n" +
+	"\asupport\x18\x02 \x01(\tR\asupport\x12\x1a\n" +
+	"\bsecurity\x18\x03 \x01(\tR\bsecurity\"\x14\n" +
+	"\x12GetContactsRequest\"F\n" +
+	"\x13GetContactsResponse\x12/\n" +
+	"\bcontacts\x18\x01 \x01(\v2\x13.heddle.v1.ContactsR\bcontacts\"=\n" +
+	"\x11SetContactRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05email\x18\x02 \x01(\tR\x05email\"E\n" +
+	"\x12SetContactResponse\x12/\n" +
+	"\bcontacts\x18\x01 \x01(\v2\x13.heddle.v1.ContactsR\bcontacts\"\x92\x01\n" +
 	"\bSettings\x12'\n" +
 	"\x0fdevice_approval\x18\x01 \x01(\bR\x0edeviceApproval\x12#\n" +
 	"\ruser_approval\x18\x02 \x01(\bR\fuserApproval\x128\n" +
@@ -334,10 +589,13 @@ const file_heddle_v1_settings_proto_rawDesc = "" +
 	"\bif_match\x18\x03 \x01(\tR\aifMatch\"]\n" +
 	"\x16UpdateSettingsResponse\x12/\n" +
 	"\bsettings\x18\x01 \x01(\v2\x13.heddle.v1.SettingsR\bsettings\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag2\xbb\x01\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag2\xd9\x02\n" +
 	"\x0fSettingsService\x12Q\n" +
 	"\vGetSettings\x12\x1d.heddle.v1.GetSettingsRequest\x1a\x1e.heddle.v1.GetSettingsResponse\"\x03\x90\x02\x01\x12U\n" +
-	"\x0eUpdateSettings\x12 .heddle.v1.UpdateSettingsRequest\x1a!.heddle.v1.UpdateSettingsResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
+	"\x0eUpdateSettings\x12 .heddle.v1.UpdateSettingsRequest\x1a!.heddle.v1.UpdateSettingsResponse\x12Q\n" +
+	"\vGetContacts\x12\x1d.heddle.v1.GetContactsRequest\x1a\x1e.heddle.v1.GetContactsResponse\"\x03\x90\x02\x01\x12I\n" +
+	"\n" +
+	"SetContact\x12\x1c.heddle.v1.SetContactRequest\x1a\x1d.heddle.v1.SetContactResponseB!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
 var (
 	file_heddle_v1_settings_proto_rawDescOnce sync.Once
@@ -351,33 +609,44 @@ func file_heddle_v1_settings_proto_rawDescGZIP() []byte {
 	return file_heddle_v1_settings_proto_rawDescData
 }
 
-var file_heddle_v1_settings_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_heddle_v1_settings_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_heddle_v1_settings_proto_goTypes = []any{
-	(*Settings)(nil),               // 0: heddle.v1.Settings
-	(*GetSettingsRequest)(nil),     // 1: heddle.v1.GetSettingsRequest
-	(*GetSettingsResponse)(nil),    // 2: heddle.v1.GetSettingsResponse
-	(*UpdateSettingsRequest)(nil),  // 3: heddle.v1.UpdateSettingsRequest
-	(*UpdateSettingsResponse)(nil), // 4: heddle.v1.UpdateSettingsResponse
-	(*durationpb.Duration)(nil),    // 5: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil),  // 6: google.protobuf.FieldMask
+	(*Contacts)(nil),               // 0: heddle.v1.Contacts
+	(*GetContactsRequest)(nil),     // 1: heddle.v1.GetContactsRequest
+	(*GetContactsResponse)(nil),    // 2: heddle.v1.GetContactsResponse
+	(*SetContactRequest)(nil),      // 3: heddle.v1.SetContactRequest
+	(*SetContactResponse)(nil),     // 4: heddle.v1.SetContactResponse
+	(*Settings)(nil),               // 5: heddle.v1.Settings
+	(*GetSettingsRequest)(nil),     // 6: heddle.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),    // 7: heddle.v1.GetSettingsResponse
+	(*UpdateSettingsRequest)(nil),  // 8: heddle.v1.UpdateSettingsRequest
+	(*UpdateSettingsResponse)(nil), // 9: heddle.v1.UpdateSettingsResponse
+	(*durationpb.Duration)(nil),    // 10: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),  // 11: google.protobuf.FieldMask
 }
 var file_heddle_v1_settings_proto_depIdxs = []int32{
-	5, // 0: heddle.v1.Settings.key_expiry:type_name -> google.protobuf.Duration
-	0, // 1: heddle.v1.GetSettingsResponse.settings:type_name -> heddle.v1.Settings
-	6, // 2: heddle.v1.GetSettingsResponse.fixed:type_name -> google.protobuf.FieldMask
-	5, // 3: heddle.v1.GetSettingsResponse.default_key_expiry:type_name -> google.protobuf.Duration
-	0, // 4: heddle.v1.UpdateSettingsRequest.settings:type_name -> heddle.v1.Settings
-	6, // 5: heddle.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0, // 6: heddle.v1.UpdateSettingsResponse.settings:type_name -> heddle.v1.Settings
-	1, // 7: heddle.v1.SettingsService.GetSettings:input_type -> heddle.v1.GetSettingsRequest
-	3, // 8: heddle.v1.SettingsService.UpdateSettings:input_type -> heddle.v1.UpdateSettingsRequest
-	2, // 9: heddle.v1.SettingsService.GetSettings:output_type -> heddle.v1.GetSettingsResponse
-	4, // 10: heddle.v1.SettingsService.UpdateSettings:output_type -> heddle.v1.UpdateSettingsResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	0,  // 0: heddle.v1.GetContactsResponse.contacts:type_name -> heddle.v1.Contacts
+	0,  // 1: heddle.v1.SetContactResponse.contacts:type_name -> heddle.v1.Contacts
+	10, // 2: heddle.v1.Settings.key_expiry:type_name -> google.protobuf.Duration
+	5,  // 3: heddle.v1.GetSettingsResponse.settings:type_name -> heddle.v1.Settings
+	11, // 4: heddle.v1.GetSettingsResponse.fixed:type_name -> google.protobuf.FieldMask
+	10, // 5: heddle.v1.GetSettingsResponse.default_key_expiry:type_name -> google.protobuf.Duration
+	5,  // 6: heddle.v1.UpdateSettingsRequest.settings:type_name -> heddle.v1.Settings
+	11, // 7: heddle.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	5,  // 8: heddle.v1.UpdateSettingsResponse.settings:type_name -> heddle.v1.Settings
+	6,  // 9: heddle.v1.SettingsService.GetSettings:input_type -> heddle.v1.GetSettingsRequest
+	8,  // 10: heddle.v1.SettingsService.UpdateSettings:input_type -> heddle.v1.UpdateSettingsRequest
+	1,  // 11: heddle.v1.SettingsService.GetContacts:input_type -> heddle.v1.GetContactsRequest
+	3,  // 12: heddle.v1.SettingsService.SetContact:input_type -> heddle.v1.SetContactRequest
+	7,  // 13: heddle.v1.SettingsService.GetSettings:output_type -> heddle.v1.GetSettingsResponse
+	9,  // 14: heddle.v1.SettingsService.UpdateSettings:output_type -> heddle.v1.UpdateSettingsResponse
+	2,  // 15: heddle.v1.SettingsService.GetContacts:output_type -> heddle.v1.GetContactsResponse
+	4,  // 16: heddle.v1.SettingsService.SetContact:output_type -> heddle.v1.SetContactResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_settings_proto_init() }
@@ -391,7 +660,7 @@ func file_heddle_v1_settings_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_heddle_v1_settings_proto_rawDesc), len(file_heddle_v1_settings_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

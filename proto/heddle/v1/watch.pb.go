@@ -31,6 +31,7 @@ const (
 	WatchKind_WATCH_KIND_PRE_AUTH_KEY WatchKind = 3
 	WatchKind_WATCH_KIND_API_KEY      WatchKind = 4
 	WatchKind_WATCH_KIND_POLICY       WatchKind = 5
+	WatchKind_WATCH_KIND_OAUTH_CLIENT WatchKind = 6
 )
 
 // Enum value maps for WatchKind.
@@ -42,6 +43,7 @@ var (
 		3: "WATCH_KIND_PRE_AUTH_KEY",
 		4: "WATCH_KIND_API_KEY",
 		5: "WATCH_KIND_POLICY",
+		6: "WATCH_KIND_OAUTH_CLIENT",
 	}
 	WatchKind_value = map[string]int32{
 		"WATCH_KIND_UNSPECIFIED":  0,
@@ -50,6 +52,7 @@ var (
 		"WATCH_KIND_PRE_AUTH_KEY": 3,
 		"WATCH_KIND_API_KEY":      4,
 		"WATCH_KIND_POLICY":       5,
+		"WATCH_KIND_OAUTH_CLIENT": 6,
 	}
 )
 
@@ -213,6 +216,7 @@ type Change struct {
 	//	*Change_ApiKey
 	//	*Change_Policy
 	//	*Change_Gone
+	//	*Change_OauthClient
 	Thing         isChange_Thing `protobuf_oneof:"thing"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -309,6 +313,15 @@ func (x *Change) GetGone() *Gone {
 	return nil
 }
 
+func (x *Change) GetOauthClient() *OAuthClient {
+	if x != nil {
+		if x, ok := x.Thing.(*Change_OauthClient); ok {
+			return x.OauthClient
+		}
+	}
+	return nil
+}
+
 type isChange_Thing interface {
 	isChange_Thing()
 }
@@ -337,6 +350,10 @@ type Change_Gone struct {
 	Gone *Gone `protobuf:"bytes,6,opt,name=gone,proto3,oneof"`
 }
 
+type Change_OauthClient struct {
+	OauthClient *OAuthClient `protobuf:"bytes,7,opt,name=oauth_client,json=oauthClient,proto3,oneof"`
+}
+
 func (*Change_Node) isChange_Thing() {}
 
 func (*Change_User) isChange_Thing() {}
@@ -348,6 +365,8 @@ func (*Change_ApiKey) isChange_Thing() {}
 func (*Change_Policy) isChange_Thing() {}
 
 func (*Change_Gone) isChange_Thing() {}
+
+func (*Change_OauthClient) isChange_Thing() {}
 
 // The policy in force; GetPolicy has its text.
 type PolicyRef struct {
@@ -459,14 +478,14 @@ var File_heddle_v1_watch_proto protoreflect.FileDescriptor
 
 const file_heddle_v1_watch_proto_rawDesc = "" +
 	"\n" +
-	"\x15heddle/v1/watch.proto\x12\theddle.v1\x1a\x16heddle/v1/apikey.proto\x1a\x14heddle/v1/node.proto\x1a\x1aheddle/v1/preauthkey.proto\x1a\x14heddle/v1/user.proto\"R\n" +
+	"\x15heddle/v1/watch.proto\x12\theddle.v1\x1a\x16heddle/v1/apikey.proto\x1a\x14heddle/v1/node.proto\x1a\x1bheddle/v1/oauthclient.proto\x1a\x1aheddle/v1/preauthkey.proto\x1a\x14heddle/v1/user.proto\"R\n" +
 	"\fWatchRequest\x12*\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x14.heddle.v1.WatchKindR\x05kinds\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"j\n" +
 	"\rWatchResponse\x12\x14\n" +
 	"\x05reset\x18\x01 \x01(\bR\x05reset\x12+\n" +
 	"\achanges\x18\x02 \x03(\v2\x11.heddle.v1.ChangeR\achanges\x12\x16\n" +
-	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\x9f\x02\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\xdc\x02\n" +
 	"\x06Change\x12%\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.heddle.v1.NodeH\x00R\x04node\x12%\n" +
 	"\x04user\x18\x02 \x01(\v2\x0f.heddle.v1.UserH\x00R\x04user\x129\n" +
@@ -474,21 +493,23 @@ const file_heddle_v1_watch_proto_rawDesc = "" +
 	"preAuthKey\x12,\n" +
 	"\aapi_key\x18\x04 \x01(\v2\x11.heddle.v1.ApiKeyH\x00R\x06apiKey\x12.\n" +
 	"\x06policy\x18\x05 \x01(\v2\x14.heddle.v1.PolicyRefH\x00R\x06policy\x12%\n" +
-	"\x04gone\x18\x06 \x01(\v2\x0f.heddle.v1.GoneH\x00R\x04goneB\a\n" +
+	"\x04gone\x18\x06 \x01(\v2\x0f.heddle.v1.GoneH\x00R\x04gone\x12;\n" +
+	"\foauth_client\x18\a \x01(\v2\x16.heddle.v1.OAuthClientH\x00R\voauthClientB\a\n" +
 	"\x05thing\";\n" +
 	"\tPolicyRef\x12\x12\n" +
 	"\x04etag\x18\x01 \x01(\tR\x04etag\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"@\n" +
 	"\x04Gone\x12(\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x14.heddle.v1.WatchKindR\x04kind\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\x04R\x02id*\x9d\x01\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id*\xba\x01\n" +
 	"\tWatchKind\x12\x1a\n" +
 	"\x16WATCH_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fWATCH_KIND_NODE\x10\x01\x12\x13\n" +
 	"\x0fWATCH_KIND_USER\x10\x02\x12\x1b\n" +
 	"\x17WATCH_KIND_PRE_AUTH_KEY\x10\x03\x12\x16\n" +
 	"\x12WATCH_KIND_API_KEY\x10\x04\x12\x15\n" +
-	"\x11WATCH_KIND_POLICY\x10\x052Q\n" +
+	"\x11WATCH_KIND_POLICY\x10\x05\x12\x1b\n" +
+	"\x17WATCH_KIND_OAUTH_CLIENT\x10\x062Q\n" +
 	"\fWatchService\x12A\n" +
 	"\x05Watch\x12\x17.heddle.v1.WatchRequest\x1a\x18.heddle.v1.WatchResponse\"\x03\x90\x02\x010\x01B!Z\x1fheddle/proto/heddle/v1;heddlev1b\x06proto3"
 
@@ -517,6 +538,7 @@ var file_heddle_v1_watch_proto_goTypes = []any{
 	(*User)(nil),          // 7: heddle.v1.User
 	(*PreAuthKey)(nil),    // 8: heddle.v1.PreAuthKey
 	(*ApiKey)(nil),        // 9: heddle.v1.ApiKey
+	(*OAuthClient)(nil),   // 10: heddle.v1.OAuthClient
 }
 var file_heddle_v1_watch_proto_depIdxs = []int32{
 	0,  // 0: heddle.v1.WatchRequest.kinds:type_name -> heddle.v1.WatchKind
@@ -527,14 +549,15 @@ var file_heddle_v1_watch_proto_depIdxs = []int32{
 	9,  // 5: heddle.v1.Change.api_key:type_name -> heddle.v1.ApiKey
 	4,  // 6: heddle.v1.Change.policy:type_name -> heddle.v1.PolicyRef
 	5,  // 7: heddle.v1.Change.gone:type_name -> heddle.v1.Gone
-	0,  // 8: heddle.v1.Gone.kind:type_name -> heddle.v1.WatchKind
-	1,  // 9: heddle.v1.WatchService.Watch:input_type -> heddle.v1.WatchRequest
-	2,  // 10: heddle.v1.WatchService.Watch:output_type -> heddle.v1.WatchResponse
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	10, // 8: heddle.v1.Change.oauth_client:type_name -> heddle.v1.OAuthClient
+	0,  // 9: heddle.v1.Gone.kind:type_name -> heddle.v1.WatchKind
+	1,  // 10: heddle.v1.WatchService.Watch:input_type -> heddle.v1.WatchRequest
+	2,  // 11: heddle.v1.WatchService.Watch:output_type -> heddle.v1.WatchResponse
+	11, // [11:12] is the sub-list for method output_type
+	10, // [10:11] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_heddle_v1_watch_proto_init() }
@@ -544,6 +567,7 @@ func file_heddle_v1_watch_proto_init() {
 	}
 	file_heddle_v1_apikey_proto_init()
 	file_heddle_v1_node_proto_init()
+	file_heddle_v1_oauthclient_proto_init()
 	file_heddle_v1_preauthkey_proto_init()
 	file_heddle_v1_user_proto_init()
 	file_heddle_v1_watch_proto_msgTypes[2].OneofWrappers = []any{
@@ -553,6 +577,7 @@ func file_heddle_v1_watch_proto_init() {
 		(*Change_ApiKey)(nil),
 		(*Change_Policy)(nil),
 		(*Change_Gone)(nil),
+		(*Change_OauthClient)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

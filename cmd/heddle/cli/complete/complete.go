@@ -103,6 +103,17 @@ func (s Server) APIKeys() cobra.CompletionFunc {
 	})
 }
 
+// OAuthClients completes with the IDs of OAuth clients.
+func (s Server) OAuthClients() cobra.CompletionFunc {
+	return s.ask(func(ctx context.Context, conn grpc.ClientConnInterface) (out []cobra.Completion) {
+		resp, _ := v1.NewOAuthClientServiceClient(conn).ListOAuthClients(ctx, &v1.ListOAuthClientsRequest{})
+		for _, k := range resp.GetClients() {
+			out = append(out, cobra.CompletionWithDesc(fmt.Sprint(k.GetId()), cmp.Or(k.GetDescription(), strings.Join(k.GetScopes(), " "))))
+		}
+		return out
+	})
+}
+
 // Logins completes with the IDs of logins that wait.
 func (s Server) Logins() cobra.CompletionFunc {
 	return s.ask(func(ctx context.Context, conn grpc.ClientConnInterface) (out []cobra.Completion) {

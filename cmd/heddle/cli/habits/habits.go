@@ -19,7 +19,6 @@ var elsewhere = map[string]string{
 	"namespaces":          "write `heddle users`",
 	"debug":               "write `heddle health`, `heddle nodes show NODE` or `heddle policy explain`",
 	"nodes move":          "a device changes hands when somebody else logs in on it",
-	"nodes backfillips":   "all nodes have addresses of both families",
 	"nodes logout":        "write `heddle nodes expire NODE`",
 	"nodes enable-routes": "write `heddle nodes approve-routes NODE PREFIX`",
 }

@@ -18,7 +18,7 @@ import (
 
 // Auth is the command `auth`.
 func Auth(t Tools) *cobra.Command {
-	return t.Group("auth", "Logins and SSH connections that wait for a person", Register(t), authList(t), authApprove(t), authReject(t), authQR(t))
+	return t.Group("auth", "Logins and SSH connections that wait for a person", authRegister(t), authList(t), authApprove(t), authReject(t), authQR(t))
 }
 
 // authQR shows the page of a device without a browser to a phone.
@@ -43,15 +43,37 @@ func authQR(t Tools) *cobra.Command {
 	}
 }
 
-// Register is the command that admits a device which waits; there is one
-// under auth and, as an older habit, one under nodes.
-func Register(t Tools) *cobra.Command {
+// NodeRegister is the command `nodes register`, which is what `auth register` was called once.
+func NodeRegister(t Tools) *cobra.Command {
+	return register(t, "nodes", func(ctx context.Context, user, id string) (*v1.Node, error) {
+		c, err := t.nodes()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := c.RegisterNode(ctx, &v1.RegisterNodeRequest{User: user, Key: id})
+		return resp.GetNode(), err
+	})
+}
+
+func authRegister(t Tools) *cobra.Command {
+	return register(t, "auth", func(ctx context.Context, user, id string) (*v1.Node, error) {
+		c, err := t.auth()
+		if err != nil {
+			return nil, err
+		}
+		resp, err := c.AuthRegister(ctx, &v1.AuthRegisterRequest{User: user, AuthId: id})
+		return resp.GetNode(), err
+	})
+}
+
+// register makes the command of a group that admits a device which waits.
+func register(t Tools, group string, admit func(ctx context.Context, user, id string) (*v1.Node, error)) *cobra.Command {
 	var user, id string
 	cmd := &cobra.Command{
 		Use:   "register --user USER ID",
 		Short: "Admit the device whose login page has that ID, or URL",
-		Example: `  heddle auth register --user alice 5f3hq2…
-  heddle auth register --user alice https://vpn.example.com/register/5f3hq2…`,
+		Example: fmt.Sprintf("  heddle %[1]s register --user alice 5f3hq2…\n"+
+			"  heddle %[1]s register --user alice https://vpn.example.com/register/5f3hq2…", group),
 		Args:              t.Args(0, 1),
 		ValidArgsFunction: complete.First(t.Names.Logins()),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,7 +88,11 @@ func Register(t Tools) *cobra.Command {
 			if user == "" {
 				return t.Usage("whose device will it be? Give --user")
 			}
-			return register(cmd.Context(), t, user, loginID(id))
+			n, err := admit(cmd.Context(), user, loginID(id))
+			if err != nil {
+				return err
+			}
+			return t.joined(n)
 		},
 	}
 	f := cmd.Flags()
@@ -93,16 +119,8 @@ func loginID(text string) string {
 	return text
 }
 
-func register(ctx context.Context, t Tools, user, id string) error {
-	c, err := t.auth()
-	if err != nil {
-		return err
-	}
-	resp, err := c.AuthRegister(ctx, &v1.AuthRegisterRequest{User: user, AuthId: id})
-	if err != nil {
-		return err
-	}
-	n := resp.GetNode()
+// joined tells of a device that was admitted.
+func (t Tools) joined(n *v1.Node) error {
 	if len(n.GetTags()) > 0 {
 		return t.Done(n, "node %d (%s) has joined with the tags %s, so it belongs to no user", n.GetId(), n.GetGivenName(), strings.Join(n.GetTags(), ", "))
 	}

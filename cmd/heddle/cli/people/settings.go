@@ -22,7 +22,7 @@ const (
 
 // Settings is the command `settings`.
 func Settings(t Tools) *cobra.Command {
-	g := t.Group("settings", "Who may join the tailnet, and for how long", settingsGet(t), settingsSet(t))
+	g := t.Group("settings", "Who may join the tailnet, and for how long", settingsGet(t), settingsSet(t), settingsContacts(t))
 	g.Aliases = []string{"setting"}
 	return g
 }

@@ -1,4 +1,8 @@
-package api
+// Package wire owns how what a tailnet consists of looks in the messages of the admin
+// contract.
+//
+// It refuses to know who asks and what they may see.
+package wire
 
 import (
 	"maps"
@@ -10,24 +14,26 @@ import (
 	"heddle/control/tailnet"
 	v1 "heddle/proto/heddle/v1"
 
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
 )
 
-// timestamp returns t for the wire; the zero time is unset.
-func timestamp(t time.Time) *timestamppb.Timestamp {
+// Time returns t for the wire; the zero time is unset.
+func Time(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
 	}
 	return timestamppb.New(t)
 }
 
-func protoUser(u *tailnet.User) *v1.User {
+// User is a user with everything that there is to know.
+func User(u *tailnet.User) *v1.User {
 	out := &v1.User{
 		Id:            uint64(u.ID),
 		Name:          u.Name,
-		CreatedAt:     timestamp(u.Created),
+		CreatedAt:     Time(u.Created),
 		DisplayName:   u.DisplayName,
 		Email:         u.Email,
 		ProfilePicUrl: u.PictureURL,
@@ -44,11 +50,11 @@ func protoUser(u *tailnet.User) *v1.User {
 	return out
 }
 
-// owner returns the user with that ID, the stand-in for tagged nodes if it is
+// Owner returns the user with that ID, the stand-in for tagged nodes if it is
 // zero.
-func owner(snap *tailnet.Snapshot, id tailnet.UserID) *v1.User {
+func Owner(snap *tailnet.Snapshot, id tailnet.UserID) *v1.User {
 	if u := snap.User(id); u != nil {
-		return protoUser(u)
+		return User(u)
 	}
 	return &v1.User{Id: uint64(tailnet.TaggedDevices), Name: "tagged-devices"}
 }
@@ -59,17 +65,18 @@ var methods = map[tailnet.Method]v1.RegisterMethod{
 	tailnet.ByOIDC:    v1.RegisterMethod_REGISTER_METHOD_OIDC,
 }
 
-func (s *Server) protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
+// Node is a node as it is at now.
+func Node(snap *tailnet.Snapshot, n *tailnet.Node, now time.Time) *v1.Node {
 	h := n.Report.Hostinfo
 	out := &v1.Node{
 		Id:              uint64(n.ID),
 		MachineKey:      n.Machine.String(),
 		NodeKey:         n.Key.String(),
 		Name:            h.Hostname,
-		User:            owner(snap, n.Owner),
-		LastSeen:        timestamp(n.Status.LastSeen),
-		Expiry:          timestamp(n.Expiry),
-		CreatedAt:       timestamp(n.Origin.Created),
+		User:            Owner(snap, n.Owner),
+		LastSeen:        Time(n.Status.LastSeen),
+		Expiry:          Time(n.Expiry),
+		CreatedAt:       Time(n.Origin.Created),
 		RegisterMethod:  methods[n.Origin.Method],
 		GivenName:       n.Name,
 		Online:          n.Status.Online,
@@ -98,7 +105,7 @@ func (s *Server) protoNode(snap *tailnet.Snapshot, n *tailnet.Node) *v1.Node {
 		out.DiscoKey = n.Report.Disco.String()
 	}
 	if k := snap.AuthKey(n.Origin.AuthKey); k != nil {
-		out.PreAuthKey = s.protoAuthKey(snap, k)
+		out.PreAuthKey = AuthKey(snap, k, now)
 	}
 	return out
 }
@@ -113,8 +120,8 @@ func carries(snap *tailnet.Snapshot, n *tailnet.Node, p netip.Prefix) bool {
 	return tsaddr.IsExitRoute(p) || snap.Primaries().Of(p) == n.ID
 }
 
-// protoRoutes returns what n advertises and what was approved for it, sorted.
-func protoRoutes(snap *tailnet.Snapshot, n *tailnet.Node) []*v1.Route {
+// Routes returns what n advertises and what was approved for it, sorted.
+func Routes(snap *tailnet.Snapshot, n *tailnet.Node) []*v1.Route {
 	all := slices.Concat(n.Advertised(), n.Approved)
 	tsaddr.SortPrefixes(all)
 	all = slices.Compact(all)
@@ -143,9 +150,11 @@ func texts[T interface{ String() string }](list []T) []string {
 	return out
 }
 
+// What secrets begin with, before the part that may be known.
 const (
-	authKeyPrefix = "tskey-auth-"
-	apiKeyPrefix  = "tskey-api-"
+	AuthKeyPrefix = "tskey-auth-"
+	APIKeyPrefix  = "tskey-api-"
+	ClientPrefix  = "tskey-client-"
 )
 
 // States of a key.
@@ -166,20 +175,21 @@ func keyState(revoked, expires, now time.Time) string {
 	return keyValid
 }
 
-func (s *Server) protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.PreAuthKey {
+// AuthKey is an auth key, without its secret, as it is at now.
+func AuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey, now time.Time) *v1.PreAuthKey {
 	out := &v1.PreAuthKey{
 		Id:          uint64(k.ID),
-		Key:         authKeyPrefix + k.Public + "-***",
+		Key:         AuthKeyPrefix + k.Public + "-***",
 		Reusable:    k.Reusable,
 		Ephemeral:   k.Ephemeral,
 		Used:        !k.Used.IsZero(),
-		Expiration:  timestamp(k.Expires),
-		CreatedAt:   timestamp(k.Created),
+		Expiration:  Time(k.Expires),
+		CreatedAt:   Time(k.Created),
 		AclTags:     k.Tags,
 		Description: k.Description,
-		LastUsed:    timestamp(k.Used),
-		RevokedAt:   timestamp(k.Revoked),
-		State:       keyState(k.Revoked, k.Expires, s.opts.Now()),
+		LastUsed:    Time(k.Used),
+		RevokedAt:   Time(k.Revoked),
+		State:       keyState(k.Revoked, k.Expires, now),
 
 		Preauthorized: k.Approved,
 	}
@@ -187,31 +197,77 @@ func (s *Server) protoAuthKey(snap *tailnet.Snapshot, k *tailnet.AuthKey) *v1.Pr
 		out.State = keyUsed
 	}
 	if u := snap.User(k.Owner); u != nil {
-		out.User = protoUser(u)
+		out.User = User(u)
 	}
 	return out
 }
 
-func (s *Server) protoAPIKey(snap *tailnet.Snapshot, k *tailnet.APIKey) *v1.ApiKey {
+// APIKey is an API key, without its secret, as it is at now.
+func APIKey(snap *tailnet.Snapshot, k *tailnet.APIKey, now time.Time) *v1.ApiKey {
 	out := &v1.ApiKey{
 		Id:          uint64(k.ID),
 		Prefix:      k.Public,
-		Expiration:  timestamp(k.Expires),
-		CreatedAt:   timestamp(k.Created),
-		LastSeen:    timestamp(k.LastUsed),
+		Expiration:  Time(k.Expires),
+		CreatedAt:   Time(k.Created),
+		LastSeen:    Time(k.LastUsed),
 		Role:        string(k.Role),
-		RevokedAt:   timestamp(k.Revoked),
-		State:       keyState(k.Revoked, k.Expires, s.opts.Now()),
+		RevokedAt:   Time(k.Revoked),
+		State:       keyState(k.Revoked, k.Expires, now),
 		Scopes:      k.Scopes,
 		Description: k.Description,
 	}
 	if u := snap.User(k.Owner); u != nil {
-		out.User = protoUser(u)
+		out.User = User(u)
 	}
 	return out
 }
 
-func protoDNS(d *tailnet.DNS) *v1.DNS {
+// Client is an OAuth client or a federated identity, without its secret.
+func Client(snap *tailnet.Snapshot, k *tailnet.APIKey) *v1.OAuthClient {
+	out := &v1.OAuthClient{
+		Id:          uint64(k.ID),
+		ClientId:    k.Public,
+		Scopes:      k.Scopes,
+		Tags:        k.Tags,
+		Description: k.Description,
+		CreatedAt:   Time(k.Created),
+		LastUsed:    Time(k.LastUsed),
+		RevokedAt:   Time(k.Revoked),
+	}
+	if u := snap.User(k.Owner); u != nil {
+		out.User = User(u)
+	}
+	if t := k.Trust; t != nil {
+		out.Trust = &v1.OAuthTrust{Issuer: t.Issuer, Subject: t.Subject, Audience: t.Audience, Claims: t.Claims}
+	}
+	return out
+}
+
+// Attributes are the posture attributes of a node, in the order of their names.
+func Attributes(n *tailnet.Node) []*v1.Attribute {
+	all := n.Attributes()
+	var out []*v1.Attribute
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		a := tailnet.Attribute{Value: all[name]}
+		if n.Attrs != nil {
+			a.Expires = (*n.Attrs)[name].Expires
+		}
+		out = append(out, Attribute(name, a))
+	}
+	return out
+}
+
+// Attribute is one of them.
+func Attribute(name string, a tailnet.Attribute) *v1.Attribute {
+	v, err := structpb.NewValue(a.Value)
+	if err != nil {
+		v = structpb.NewNullValue() // a text that is not UTF-8, of a client
+	}
+	return &v1.Attribute{Name: name, Value: v, Expiration: Time(a.Expires)}
+}
+
+// DNS is a DNS configuration, with the split domains in order.
+func DNS(d *tailnet.DNS) *v1.DNS {
 	out := &v1.DNS{
 		BaseDomain:       d.BaseDomain,
 		MagicDns:         d.MagicDNS,
@@ -234,7 +290,8 @@ const (
 	defaultSTUNPort = 3478
 )
 
-func protoDERPNode(n *tailcfg.DERPNode) *v1.DERPNode {
+// DERPNode is a relay, with the ports that it has if its map does not say.
+func DERPNode(n *tailcfg.DERPNode) *v1.DERPNode {
 	out := &v1.DERPNode{
 		Name:     n.Name,
 		HostName: n.HostName,
