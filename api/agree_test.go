@@ -40,6 +40,7 @@ func throughGRPC(t *testing.T, conn *grpc.ClientConn, failed *error) http.Handle
 		v1.RegisterSettingsServiceHandler(t.Context(), mux, conn), v1.RegisterDERPServiceHandler(t.Context(), mux, conn),
 		v1.RegisterDebugServiceHandler(t.Context(), mux, conn), v1.RegisterWebhookServiceHandler(t.Context(), mux, conn),
 		v1.RegisterAuditServiceHandler(t.Context(), mux, conn), v1.RegisterOAuthClientServiceHandler(t.Context(), mux, conn),
+		v1.RegisterConfigServiceHandler(t.Context(), mux, conn),
 	)
 	if err != nil {
 		t.Fatal(err)

@@ -584,7 +584,8 @@ func TestPolicy(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument, "policy")
 
 	fixed := newWorld(t, func(o *api.Options) {
-		o.PolicyFile = &api.PolicyFile{Path: "/etc/policy.hujson", Refused: func() ([]byte, error) { return nil, nil }}
+		file := &api.PolicyFile{Path: "/etc/policy.hujson", Refused: func() ([]byte, error) { return nil, nil }}
+		o.PolicyFile = func() *api.PolicyFile { return file }
 	})
 	_, err = v1.NewPolicyServiceClient(fixed.local()).SetPolicy(t.Context(), &v1.SetPolicyRequest{Policy: "{}"})
 	wantCode(t, err, codes.FailedPrecondition, "/etc/policy.hujson")

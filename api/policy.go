@@ -45,7 +45,7 @@ func (s policies) GetPolicy(ctx context.Context, req *v1.GetPolicyRequest) (*v1.
 		Policy: p.Source, UpdatedAt: wire.Time(p.Updated), Etag: p.ETag, UpdatedBy: p.By, Revision: uint64(p.Revision),
 		Refused: refusal(fmt.Sprintf("parts of the policy (revision %d) are refused by this version of heddle and left out, so that less is allowed than it says; set it again", p.Revision), []byte(p.Source), p.Err),
 	}
-	if f := s.opts.PolicyFile; f != nil && req.GetVersion() == "" {
+	if f := s.opts.PolicyFile(); f != nil && req.GetVersion() == "" {
 		out.File = f.Path
 		if text, err := f.Refused(); err != nil {
 			out.Refused = refusal("the last edit of "+f.Path+" is refused; the policy before it stays in force", text, err)
@@ -108,7 +108,7 @@ type outcome struct {
 
 // fromFile refuses to set the policy if it comes from a file.
 func (s policies) fromFile(dry bool) error {
-	if f := s.opts.PolicyFile; f != nil && !dry {
+	if f := s.opts.PolicyFile(); f != nil && !dry {
 		return tailnet.Errorf(tailnet.Conflict, "the policy comes from %s (policy.path in the config): edit that file instead", f.Path)
 	}
 	return nil

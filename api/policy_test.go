@@ -173,7 +173,8 @@ func TestDryRun(t *testing.T) {
 func TestPolicyFromFile(t *testing.T) {
 	var refused error
 	_, c := newPolicyWorld(t, func(o *api.Options) {
-		o.PolicyFile = &api.PolicyFile{Path: "/etc/p.hujson", Refused: func() ([]byte, error) { return []byte("{\n]"), refused }}
+		file := &api.PolicyFile{Path: "/etc/p.hujson", Refused: func() ([]byte, error) { return []byte("{\n]"), refused }}
+		o.PolicyFile = func() *api.PolicyFile { return file }
 	})
 	get := func() *v1.GetPolicyResponse {
 		t.Helper()

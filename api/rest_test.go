@@ -102,6 +102,9 @@ func furnished(t *testing.T, edit ...func(*api.Options)) *world {
 	w := newWorld(t, append(edit, func(o *api.Options) {
 		o.Audit = log
 		o.Debug.Level = new(slog.LevelVar)
+		o.Reload = func(context.Context) (*api.Reloaded, error) {
+			return &api.Reloaded{Applied: []string{"log.level"}, Failed: []api.ConfigFailure{{Key: "policy.path", Reason: "p.hujson: it cannot be read"}}}, nil
+		}
 		o.Debug.Netmap = func(context.Context, tailnet.NodeID) (*api.Netmap, error) {
 			return &api.Netmap{CapVer: 130, Full: api.Payload{Wire: []byte("x"), JSON: []byte(`{"Domain": "example.com"}`)}}, nil
 		}
@@ -297,6 +300,7 @@ var steps = []step{
 	{"debug-log-level-bad", "PUT", "/debug/log_level", `{"level": "loud"}`},
 
 	{"audit", "GET", "/audit?pageSize=2", ""},
+	{"config-reload", "POST", "/config/reload", ""},
 
 	{"webhook-create", "POST", "/webhook", `{"url": "https://example.com/hook", "events": ["nodeCreated"]}`},
 	{"webhook-create-bad", "POST", "/webhook", `{"url": "ftp://example.com", "events": ["nodeCreated"]}`},

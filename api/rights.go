@@ -96,6 +96,8 @@ var areas = map[string]tailnet.Area{
 	v1.DebugService_GetLogLevel_FullMethodName: tailnet.AreaSettings,
 	v1.DebugService_SetLogLevel_FullMethodName: tailnet.AreaSettings,
 
+	v1.ConfigService_ReloadConfig_FullMethodName: tailnet.AreaSettings,
+
 	v1.AuditService_ListAuditEntries_FullMethodName: tailnet.AreaLogs,
 	v1.AuditService_TailAuditEntries_FullMethodName: tailnet.AreaLogs,
 

@@ -59,8 +59,9 @@ type Options struct {
 	// Logins returns the devices that wait, the newest first and at most most of
 	// them, and how many there are more. Nil where no login can wait.
 	Logins func(most int) (list []Login, more int)
-	// PolicyFile is the file that fixes the policy; nil if the API may set it.
-	PolicyFile *PolicyFile
+	// PolicyFile returns the file that fixes the policy at present, nil if the API may set it. Nil if it
+	// always may.
+	PolicyFile func() *PolicyFile
 	// History has the earlier policies; nil: there are none.
 	History History
 	// Health reports on the parts of the server; nil means that there is
@@ -68,7 +69,9 @@ type Options struct {
 	Health func(context.Context) []Part
 	// Streams returns the open map streams; nil means that there are none.
 	Streams func() []Stream
-	Debug   Debug
+	// Reload loads the server's configuration anew; nil: it cannot be.
+	Reload func(context.Context) (*Reloaded, error)
+	Debug  Debug
 	// Audit has what was changed; nil: nothing is known.
 	Audit AuditLog
 	// Deliveries tells how the receiver of a webhook does, by its ID; nil where nothing is delivered.
@@ -103,6 +106,9 @@ func New(o Options) *Server {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.PolicyFile == nil {
+		o.PolicyFile = func() *PolicyFile { return nil }
 	}
 	s := &Server{opts: o, log: o.Log, health: health.NewServer()}
 	s.watchers, s.places = make(chan struct{}, maxWatchers), news.NewPlaces()
@@ -145,6 +151,7 @@ func (s *Server) register(to grpc.ServiceRegistrar) {
 	v1.RegisterSettingsServiceServer(to, settings{Server: s})
 	v1.RegisterDERPServiceServer(to, derp{Server: s})
 	v1.RegisterHealthServiceServer(to, healthOf{Server: s})
+	v1.RegisterConfigServiceServer(to, configOf{Server: s})
 	v1.RegisterDebugServiceServer(to, debugOf{Server: s})
 	v1.RegisterAuditServiceServer(to, audit{Server: s})
 	v1.RegisterWebhookServiceServer(to, webhooks{Server: s})
@@ -225,8 +232,11 @@ func (s *Server) REST() (http.Handler, error) {
 // Hosted returns the handler of the paths below hosted.Prefix, for the same callers.
 func (s *Server) Hosted() http.Handler {
 	o := hosted.Options{State: s.opts.State, Gate: s.gate, Audit: s.opts.Audit, Log: s.log, Now: s.opts.Now}
-	if s.opts.PolicyFile != nil {
-		o.PolicyFile = s.opts.PolicyFile.Path
+	o.PolicyFile = func() string {
+		if f := s.opts.PolicyFile(); f != nil {
+			return f.Path
+		}
+		return ""
 	}
 	return hosted.New(o)
 }

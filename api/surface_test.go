@@ -114,6 +114,7 @@ var operations = []operation{
 	{"SettingsService.SetContact", tailnet.AreaAccount, "PUT", "/contact/support", `{"email": "help@example.com"}`, true, false},
 
 	{"DERPService.GetDERPMap", tailnet.AreaDevices, "GET", "/derp", "", false, false},
+	{"ConfigService.ReloadConfig", tailnet.AreaSettings, "POST", "/config/reload", "", true, false},
 	{"DebugService.GetFleet", tailnet.AreaDevices, "GET", "/debug/fleet", "", false, false},
 	{"DebugService.GetNetmap", tailnet.AreaDevices, "GET", "/debug/netmap/laptop", "", false, false},
 	{"DebugService.GetLogLevel", tailnet.AreaSettings, "GET", "/debug/log_level", "", false, false},
@@ -171,6 +172,7 @@ func full(t testing.TB) *world {
 	w := newWorld(t, func(o *api.Options) {
 		o.Pending, o.Audit = p, log
 		o.Debug.Level = new(slog.LevelVar)
+		o.Reload = func(context.Context) (*api.Reloaded, error) { return &api.Reloaded{}, nil }
 		o.Debug.Netmap = func(context.Context, tailnet.NodeID) (*api.Netmap, error) { return &api.Netmap{}, nil }
 	})
 	p.state, log.w = w.state, w

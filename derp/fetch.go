@@ -9,14 +9,19 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"tailscale.com/tailcfg"
 )
 
 const (
 	fetchTimeout = 30 * time.Second
+	planTimeout  = 10 * time.Second // somebody waits for it
 	fetchRetry   = 10 * time.Second // after the first failure; doubles, up to the interval
 )
 
@@ -29,21 +34,90 @@ type urlSource struct {
 	m     *tailcfg.DERPMap // what it gave last; nil before
 	raw   json.RawMessage  // the text of m
 	dirty bool             // raw is not in the cache file yet
+
+	fetched bool // by Plan; set before refresh runs
+}
+
+// A URLError is why no DERP map could be fetched.
+type URLError struct {
+	URL string // without its password
+	Err error
+}
+
+func (e *URLError) Error() string { return e.URL + " gives no DERP map: " + e.Err.Error() }
+func (e *URLError) Unwrap() error { return e.Err }
+
+// fetchNew fetches URLs of which nothing is known yet. The error is a *URLError.
+func (s *Sources) fetchNew(ctx context.Context, urls []*urlSource) error {
+	ctx, cancel := context.WithTimeout(ctx, planTimeout)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, u := range urls {
+		g.Go(func() error {
+			m, raw, err := s.fetch(ctx, u.url)
+			var call *url.Error
+			if errors.As(err, &call) {
+				err = call.Err // without the URL
+			}
+			if err != nil {
+				return &URLError{u.name, err}
+			}
+			u.m, u.raw, u.dirty, u.fetched = m, raw, true, true
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// fetchers fetch each URL again and again. They belong to Run's goroutine.
+type fetchers struct {
+	every   time.Duration
+	running map[*urlSource]context.CancelFunc
+	group   sync.WaitGroup
+}
+
+// follow goes on with the URLs of o, as often as o says, and stops with others.
+func (f *fetchers) follow(ctx context.Context, s *Sources, o origins) {
+	for u, stop := range f.running {
+		if o.every != f.every || !slices.Contains(o.urls, u) {
+			stop()
+			delete(f.running, u)
+		}
+	}
+	f.every = o.every
+	for _, u := range o.urls {
+		if f.running[u] == nil {
+			ctx, stop := context.WithCancel(ctx)
+			f.running[u] = stop
+			f.group.Go(func() { s.refresh(ctx, u, o.every) })
+		}
+	}
+}
+
+// wait stops all and waits for their ends.
+func (f *fetchers) wait() {
+	for _, stop := range f.running {
+		stop()
+	}
+	f.group.Wait()
 }
 
 // refresh fetches u again and again until ctx is done.
-func (s *Sources) refresh(ctx context.Context, u *urlSource) {
+func (s *Sources) refresh(ctx context.Context, u *urlSource, every time.Duration) {
 	retry := fetchRetry
+	if u.fetched {
+		pause(ctx, jitter(every))
+	}
 	for ctx.Err() == nil {
-		wait := s.cfg.Interval
+		wait := every
 		m, raw, err := s.fetch(ctx, u.url)
 		if err == nil {
 			retry = fetchRetry
 			s.note(u.name, nil)
 			s.keep(u, m, raw)
 		} else if ctx.Err() == nil {
-			wait = min(retry, s.cfg.Interval)
-			retry = min(2*retry, s.cfg.Interval)
+			wait = min(retry, every)
+			retry = min(2*retry, every)
 			s.note(u.name, fmt.Errorf("%s: %w", u.name, err))
 			s.log.Warn("derp url not used, its last good content stays in force", "url", u.name, "err", err, "retry_in", wait)
 		}
@@ -67,10 +141,10 @@ func (s *Sources) keep(u *urlSource, m *tailcfg.DERPMap, raw json.RawMessage) {
 	s.nudge() // the cache changed even if the map did not
 }
 
-func (s *Sources) fetch(ctx context.Context, url string) (*tailcfg.DERPMap, json.RawMessage, error) {
+func (s *Sources) fetch(ctx context.Context, from string) (*tailcfg.DERPMap, json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -69,20 +69,82 @@ type Sources struct {
 	wake    chan struct{} // capacity 1: the map or the cache changed
 
 	mu       sync.Mutex
-	urls     []*urlSource
-	files    []*fileSource
+	origins                   // replaced as a whole
 	embedded *tailcfg.DERPMap // nil, or the one region
 	text     []byte           // of the current map, to see whether it changed
 	trouble  map[string]error // by the names of those sources whose last content was no good
+}
+
+// origins are what is fetched and read, in the order of the configuration.
+type origins struct {
+	urls  []*urlSource
+	files []*fileSource
+	every time.Duration // how often URLs are fetched
+}
+
+// Plan reads other files and fetches the URLs that are new, and returns what goes on with them:
+// use, which is called once or never. Nothing changes before that. An error names all that is wrong with the
+// files; if they are good it is a *[URLError].
+func (s *Sources) Plan(ctx context.Context, files, urls []string, every time.Duration) (use func(), err error) {
+	next, err := openOrigins(files, urls, every)
+	if err != nil {
+		return nil, err
+	}
+	now, fresh := s.present().urls, []*urlSource(nil)
+	for i, u := range next.urls {
+		known := slices.IndexFunc(now, func(old *urlSource) bool { return old.url == u.url })
+		if known >= 0 {
+			next.urls[i] = now[known]
+			continue
+		}
+		fresh = append(fresh, u)
+	}
+	if err := s.fetchNew(ctx, fresh); err != nil {
+		return nil, err
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.origins = next
+		// The files were read just now. Of the URLs those that stay may have trouble still.
+		maps.DeleteFunc(s.trouble, func(name string, _ error) bool {
+			return !slices.ContainsFunc(next.urls, func(u *urlSource) bool { return u.name == name })
+		})
+		s.rebuildLocked()
+		s.nudge() // for the fetches and the cache, even if the map stays as it is
+	}, nil
+}
+
+// openOrigins reads the files. What URLs give is not known yet.
+func openOrigins(files, urls []string, every time.Duration) (o origins, err error) {
+	if o.every = every; every <= 0 {
+		o.every = defaultInterval
+	}
+	var errs []error
+	for _, raw := range urls {
+		u, err := url.Parse(raw)
+		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			errs = append(errs, fmt.Errorf("%q is not an http or https URL", raw))
+			continue
+		}
+		o.urls = append(o.urls, &urlSource{url: raw, name: u.Redacted()})
+	}
+	for _, name := range files {
+		f := &fileSource{name: name}
+		m, err := f.load()
+		if err != nil {
+			errs = append(errs, err)
+		}
+		f.m = m
+		o.files = append(o.files, f)
+	}
+	return o, errors.Join(errs...)
 }
 
 // NewSources reads the files, and the cache if there is one; it waits for no
 // network. A file that is missing or wrong at this point is an error. The error
 // names all that is wrong, with files and lines.
 func NewSources(cfg SourcesConfig) (*Sources, error) {
-	if cfg.Interval <= 0 {
-		cfg.Interval = defaultInterval
-	}
 	if cfg.Client == nil {
 		cfg.Client = http.DefaultClient
 	}
@@ -90,30 +152,12 @@ func NewSources(cfg SourcesConfig) (*Sources, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Sources{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), trouble: map[string]error{}}
-	var errs []error
-	for _, raw := range cfg.URLs {
-		u, err := url.Parse(raw)
-		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			errs = append(errs, fmt.Errorf("%q is not an http or https URL", raw))
-			continue
-		}
-		s.urls = append(s.urls, &urlSource{url: raw, name: u.Redacted()})
-	}
-	for _, name := range cfg.Files {
-		f := &fileSource{name: name}
-		m, err := f.load()
-		if err != nil {
-			errs = append(errs, err)
-		}
-		f.m = m
-		s.files = append(s.files, f)
-	}
-	m, err := embeddedMap(cfg.Embedded)
-	errs = append(errs, err)
-	s.embedded = m
-	if err := errors.Join(errs...); err != nil {
+	from, err := openOrigins(cfg.Files, cfg.URLs, cfg.Interval)
+	m, embeddedErr := embeddedMap(cfg.Embedded)
+	if err := errors.Join(err, embeddedErr); err != nil {
 		return nil, err
 	}
+	s.origins, s.embedded = from, m
 	s.loadCache()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,11 +220,8 @@ func (s *Sources) SetEmbedded(r *Region) error {
 // Run publishes the present map at once, and again whenever it changes, from one
 // goroutine; until ctx is done. Maps are shared: read only.
 func (s *Sources) Run(ctx context.Context, publish func(*tailcfg.DERPMap)) error {
-	var fetchers sync.WaitGroup
-	for _, u := range s.urls {
-		fetchers.Go(func() { s.refresh(ctx, u) })
-	}
-	defer fetchers.Wait()
+	f := &fetchers{running: map[*urlSource]context.CancelFunc{}}
+	defer f.wait()
 	files := time.NewTicker(fileCheckEvery)
 	defer files.Stop()
 	var published *tailcfg.DERPMap
@@ -190,6 +231,7 @@ func (s *Sources) Run(ctx context.Context, publish func(*tailcfg.DERPMap)) error
 			publish(m)
 		}
 		s.saveCache()
+		f.follow(ctx, s, s.present())
 		select {
 		case <-ctx.Done():
 		case <-s.wake:
@@ -200,9 +242,16 @@ func (s *Sources) Run(ctx context.Context, publish func(*tailcfg.DERPMap)) error
 	return nil
 }
 
+// present returns the sources as they are now. What they gave is guarded by s.mu.
+func (s *Sources) present() origins {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.origins
+}
+
 // checkFiles reads the files that changed.
 func (s *Sources) checkFiles() {
-	for _, f := range s.files {
+	for _, f := range s.present().files {
 		m, err := f.load()
 		if err != nil {
 			s.log.Error("derp file not used, its last good content stays in force", "err", err)

@@ -3,6 +3,7 @@ package derp_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -383,4 +384,152 @@ func TestEmbeddedRegion(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+}
+
+// TestPlan changes what the map is made of, while Run runs.
+func TestPlan(t *testing.T) {
+	dir := t.TempDir()
+	one, two, bad, cache := filepath.Join(dir, "1.yaml"), filepath.Join(dir, "2.yaml"), filepath.Join(dir, "bad.yaml"), filepath.Join(dir, "cache.json")
+	writeFile(t, one, yamlMap(900, "one.example"))
+	writeFile(t, two, yamlMap(901, "two.example"))
+	writeFile(t, bad, "region: 1\n")
+	synctest.Test(t, func(t *testing.T) {
+		server := &mapServer{status: 200, body: mapJSON(1, "url.example")}
+		s := newSources(t, derp.SourcesConfig{
+			Embedded: embedded, Files: []string{one}, URLs: []string{"https://old.example/"},
+			Interval: time.Hour, CacheFile: cache, Client: &http.Client{Transport: server},
+		})
+		p := runSources(t, s)
+		p.since()
+		const home = "home.example"
+		check := func(what string, files, urls []string, every time.Duration, want ...map[int]string) {
+			t.Helper()
+			use, err := s.Plan(t.Context(), files, urls, every)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			p.check(t, what+", only planned")
+			use()
+			p.check(t, what, want...)
+		}
+		old := []string{"https://old.example/"}
+		check("the same", []string{one}, old, time.Hour)
+		check("another file", []string{two}, old, time.Hour, map[int]string{1: "url.example", 901: "two.example", 999: home})
+		server.set(200, mapJSON(2, "new.example"))
+		asked := server.requests()
+		check("another URL", []string{two}, []string{"https://new.example/"}, time.Hour, map[int]string{2: "new.example", 901: "two.example", 999: home})
+		if n := server.requests() - asked; n != 1 {
+			t.Errorf("a new URL was asked %d times", n)
+		}
+		asked = server.requests()
+		time.Sleep(24 * time.Hour) // of the bubble's clock
+		if n := server.requests() - asked; n < 22 || n > 27 {
+			t.Errorf("one of two URLs is left, and was asked %d times in a day", n)
+		}
+		check("more often", []string{two}, []string{"https://new.example/"}, time.Minute)
+		asked = server.requests()
+		time.Sleep(time.Hour)
+		if n := server.requests() - asked; n < 53 || n > 68 {
+			t.Errorf("asked %d times in an hour", n)
+		}
+		// What is followed is the new file, and not the old one.
+		writeFile(t, one, yamlMap(900, "unused.example"))
+		writeFile(t, two, yamlMap(901, "changed.example"))
+		time.Sleep(time.Minute)
+		p.check(t, "the files change", map[int]string{2: "new.example", 901: "changed.example", 999: home})
+
+		for _, tt := range []struct {
+			name        string
+			files, urls []string
+			status      int
+			url         bool
+			want        string
+		}{
+			{"a file with a mistake", []string{two, bad}, nil, 200, false, bad},
+			{"a file that is not there", []string{filepath.Join(dir, "none")}, []string{"https://third.example/"}, 500, false, "no such file"},
+			{"a URL that does not answer", nil, []string{"https://third.example/"}, 500, true, "https://third.example/ gives no DERP map: the answer is"},
+			{"one of two URLs", nil, []string{"https://new.example/", "https://third.example/"}, 404, true, "third.example"},
+		} {
+			server.set(tt.status, mapJSON(3, "third.example"))
+			use, err := s.Plan(t.Context(), tt.files, tt.urls, time.Hour)
+			var far *derp.URLError
+			if err == nil || use != nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, &far) != tt.url {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			p.check(t, tt.name)
+		}
+		// What is wrong with a source is told as long as that is one.
+		writeFile(t, two, "region: 1\n")
+		server.set(404, "")
+		time.Sleep(time.Hour)
+		if err := s.Trouble(); err == nil || !strings.Contains(err.Error(), two) || !strings.Contains(err.Error(), "new.example") {
+			t.Errorf("trouble: %v", err)
+		}
+		// A URL that is there already need not answer.
+		check("with a URL that is down", nil, []string{"https://new.example/"}, time.Hour, map[int]string{2: "new.example", 999: home})
+		if err := s.Trouble(); err == nil || strings.Contains(err.Error(), two) || !strings.Contains(err.Error(), "new.example") {
+			t.Errorf("trouble without the file: %v", err)
+		}
+		check("nothing", nil, nil, time.Hour, map[int]string{999: home})
+		if err := s.Trouble(); err != nil {
+			t.Errorf("trouble without sources: %v", err)
+		}
+		asked = server.requests()
+		time.Sleep(24 * time.Hour)
+		if n := server.requests() - asked; n != 0 {
+			t.Errorf("without URLs %d were asked", n)
+		}
+	})
+	// The cache has what the new URL gave.
+	s := newSources(t, derp.SourcesConfig{URLs: []string{"https://new.example/"}, CacheFile: cache})
+	if diff := cmp.Diff(map[int]string{2: "new.example"}, hosts(s.Map())); diff != "" {
+		t.Errorf("cache: %s", diff)
+	}
+}
+
+// TestPlanGivesUp: somebody waits for a URL that hangs.
+func TestPlanGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := roundTripper(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		s := newSources(t, derp.SourcesConfig{Embedded: embedded, Client: &http.Client{Transport: hang}})
+		began := time.Now()
+		if _, err := s.Plan(t.Context(), nil, []string{"https://hangs.example/"}, time.Hour); err == nil {
+			t.Error("no error")
+		}
+		if took := time.Since(began); took != 10*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestPlansAtOnce is for the race detector.
+func TestPlansAtOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "1.yaml")
+	writeFile(t, file, yamlMap(900, "one.example"))
+	server := &mapServer{status: 200, body: mapJSON(1, "url.example")}
+	s := newSources(t, derp.SourcesConfig{Embedded: embedded, Client: &http.Client{Transport: server}})
+	stop := run(t, "sources", func(ctx context.Context) error { return s.Run(ctx, func(*tailcfg.DERPMap) {}) })
+	var all sync.WaitGroup
+	for n := range 4 {
+		all.Go(func() {
+			for i := range 20 {
+				use, err := s.Plan(t.Context(), []string{file}[:i%2], []string{fmt.Sprintf("https://%d.example/", (n+i)%3)}, time.Minute)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				use()
+				s.Map()
+			}
+		})
+	}
+	all.Wait()
+	stop()
 }

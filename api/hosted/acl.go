@@ -98,8 +98,8 @@ func (c *call) acl(source string) (any, error) {
 }
 
 func (s *Server) setACL(c *call) (any, error) {
-	if s.PolicyFile != "" {
-		return nil, tailnet.Errorf(tailnet.Conflict, "the policy is the file %s on the server; change it there", s.PolicyFile)
+	if file := s.PolicyFile(); file != "" {
+		return nil, tailnet.Errorf(tailnet.Conflict, "the policy is the file %s on the server; change it there", file)
 	}
 	text, err := c.text()
 	if err != nil {

@@ -44,8 +44,9 @@ const (
 type Options struct {
 	State *tailnet.State
 	Gate  *callers.Gate
-	// PolicyFile is the file that fixes the policy; "" if the API may set it.
-	PolicyFile string
+	// PolicyFile returns the file that fixes the policy at present, "" if the API may set it; nil always
+	// returns that.
+	PolicyFile func() string
 	Audit      AuditLog
 	HTTP       *http.Client // to the issuers of federated identities; nil means one with sane bounds
 	Log        *slog.Logger
@@ -61,6 +62,9 @@ type Server struct {
 
 // New makes a Server. It starts nothing.
 func New(o Options) *Server {
+	if o.PolicyFile == nil {
+		o.PolicyFile = func() string { return "" }
+	}
 	s := &Server{Options: o, routes: chi.NewRouter(), issuers: newIssuers(o.HTTP, o.Now)}
 	s.routes.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "there is nothing at this path", nil)

@@ -28,7 +28,7 @@ const day = 24 * time.Hour
 func (s *Server) settingsOf(snap *tailnet.Snapshot) settings {
 	a := snap.Settings().Admission
 	return settings{
-		ACLsExternallyManagedOn: s.PolicyFile != "", DevicesApprovalOn: a.DeviceApproval, UsersApprovalOn: a.UserApproval,
+		ACLsExternallyManagedOn: s.PolicyFile() != "", DevicesApprovalOn: a.DeviceApproval, UsersApprovalOn: a.UserApproval,
 		DevicesKeyDurationDays:                 int(max(0, cmp.Or(a.KeyExpiry, s.State.KeyExpiry())) / day),
 		UsersRoleAllowedToJoinExternalTailnets: "none",
 	}

@@ -93,6 +93,7 @@ func New(o Options) (*Handler, error) {
 		v1.RegisterDNSServiceHandlerClient(ctx, h.mux, v1.NewDNSServiceClient(o.Methods)),
 		v1.RegisterSettingsServiceHandlerClient(ctx, h.mux, v1.NewSettingsServiceClient(o.Methods)),
 		v1.RegisterDERPServiceHandlerClient(ctx, h.mux, v1.NewDERPServiceClient(o.Methods)),
+		v1.RegisterConfigServiceHandlerClient(ctx, h.mux, v1.NewConfigServiceClient(o.Methods)),
 		v1.RegisterDebugServiceHandlerClient(ctx, h.mux, v1.NewDebugServiceClient(o.Methods)),
 		v1.RegisterAuditServiceHandlerClient(ctx, h.mux, v1.NewAuditServiceClient(o.Methods)),
 		v1.RegisterWebhookServiceHandlerClient(ctx, h.mux, v1.NewWebhookServiceClient(o.Methods)),

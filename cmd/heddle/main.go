@@ -13,7 +13,6 @@ import (
 	"heddle/cmd/heddle/cli/backup"
 	"heddle/cmd/heddle/cli/doctor"
 	"heddle/cmd/heddle/cli/headscale"
-	"heddle/cmd/heddle/cli/reload"
 )
 
 func main() {
@@ -27,7 +26,7 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	version, commit := cli.Version()
 	serve := serveCommand(api.Version{Version: version, Commit: commit, MinClient: "v1.80"})
-	more := append(backup.Commands(backup.Tools{Config: cli.ConfigPath, Version: version, Coded: cli.Coded}), serve, doctor.Command(), reload.Command(),
+	more := append(backup.Commands(backup.Tools{Config: cli.ConfigPath, Version: version, Coded: cli.Coded}), serve, doctor.Command(),
 		headscale.Command(headscale.Tools{Config: cli.ConfigPath, Version: version, Coded: cli.Coded}))
 	return cli.Run(ctx, os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, more...)
 }

@@ -47,7 +47,10 @@ func readAnswer(q url.Values) (answer, error) {
 
 // finish turns an answer to a claimed flow into a person.
 func (p *Providers) finish(r *http.Request, f *flow, back answer) (Login, error) {
-	one := f.provider
+	one, err := p.now(f.provider)
+	if err != nil {
+		return Login{}, err
+	}
 	leave, err := one.enter()
 	if err != nil {
 		return Login{}, err
@@ -86,6 +89,15 @@ func (p *Providers) finish(r *http.Request, f *flow, back answer) (Login, error)
 		return Login{}, err
 	}
 	return Login{Provider: one.Name, Profile: profile, AuthTime: id.time("auth_time"), Then: f.then, Fresh: f.fresh}, nil
+}
+
+// now returns what has become of the provider at which a login was begun.
+func (p *Providers) now(begun *provider) (*provider, error) {
+	one := p.set.Load().get(begun.Name)
+	if one == nil || one.Issuer != begun.Issuer || one.ClientID != begun.ClientID {
+		return nil, tailnet.Errorf(tailnet.Denied, "logging in through %s was changed here while you were there: begin anew", begun.Label)
+	}
+	return one, nil
 }
 
 var errorCode = regexp.MustCompile(`^[a-z_]{1,60}$`)

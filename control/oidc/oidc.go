@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"heddle/control/tailnet"
@@ -84,9 +86,15 @@ type Login struct {
 // Providers logs people in. Its methods may be called concurrently.
 type Providers struct {
 	opts   Options
+	client *http.Client
+	set    atomic.Pointer[set]
+	flows  *flows
+}
+
+// A set is the providers that there are at a time. It never changes.
+type set struct {
 	list   []*provider
 	byName map[string]*provider
-	flows  *flows
 }
 
 // New returns the providers. It contacts none of them and starts nothing.
@@ -97,20 +105,38 @@ func New(o Options) *Providers {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Providers{opts: o, byName: map[string]*provider{}, flows: newFlows(o.Limits, o.Now)}
-	client := newClient(o.Transport)
-	for _, c := range o.Providers {
-		one := newProvider(c, client, o.Now)
-		p.list = append(p.list, one)
-		p.byName[c.Name] = one
-	}
+	p := &Providers{opts: o, client: newClient(o.Transport), flows: newFlows(o.Limits, o.Now)}
+	p.Use(o.Providers)
 	return p
+}
+
+// Use replaces the providers. Who has begun to log in at one of them is judged by what it is asked
+// when they come back, and must begin anew if it is gone by then, or has another issuer or client ID. It contacts nobody.
+func (p *Providers) Use(configs []Config) {
+	next, old := &set{byName: map[string]*provider{}}, p.set.Load()
+	for _, c := range configs {
+		one := newProvider(c, p.client, p.opts.Now)
+		if was := old.get(c.Name); was != nil && reflect.DeepEqual(was.Config, one.Config) {
+			one = was // with what is known of it
+		}
+		next.list = append(next.list, one)
+		next.byName[c.Name] = one
+	}
+	p.set.Store(next)
+}
+
+// get returns a provider; nil if there is none of that name.
+func (s *set) get(name string) *provider {
+	if s == nil {
+		return nil
+	}
+	return s.byName[name]
 }
 
 // List returns the providers in the order of the configuration.
 func (p *Providers) List() []Info {
 	var list []Info
-	for _, one := range p.list {
+	for _, one := range p.set.Load().list {
 		list = append(list, Info{Name: one.Name, Label: one.Label})
 	}
 	return list
@@ -119,7 +145,7 @@ func (p *Providers) List() []Info {
 // Trouble tells why a provider could not be used the last time that it was needed; nil if it
 // answered, was not needed yet, or does not exist. It never waits.
 func (p *Providers) Trouble(name string) error {
-	one := p.byName[name]
+	one := p.set.Load().get(name)
 	if one == nil {
 		return nil
 	}
@@ -158,7 +184,7 @@ func (p *Providers) begin(w http.ResponseWriter, r *http.Request, provider strin
 }
 
 func (p *Providers) send(w http.ResponseWriter, r *http.Request, name string, f *flow) error {
-	one := p.byName[name]
+	one := p.set.Load().get(name)
 	if one == nil {
 		return tailnet.Errorf(tailnet.NotFound, "there is no way to log in called %.40q here: begin anew", name)
 	}

@@ -69,7 +69,7 @@ func (s *State) fromImage(img Image) *Snapshot {
 		snap.settings = &Settings{DNS: DNS{MagicDNS: true}}
 	}
 	snap.policy = s.loadPolicy(snap.policy)
-	snap.inputs = inputs{pins: &DNSPins{}, derpSource: &tailcfg.DERPMap{}, sshCheck: s.opts.SSHCheckURL}
+	snap.inputs = inputs{pins: &DNSPins{}, derpSource: &tailcfg.DERPMap{}, sshCheck: s.opts.SSHCheckURL, owners: s.opts.Owners}
 	snap.inputs.dns = effectiveDNS(snap)
 	snap.inputs.derpMap = effectiveDERPMap(snap)
 	snap.policy.Compiled, snap.policy.of = policy.Compile(snap.policy.Doc, snap.PolicyInput()), rosterOf(snap)

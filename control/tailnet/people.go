@@ -94,7 +94,7 @@ func (tx *Tx) follow(u *User, p Profile) {
 // foundsOwner reports whether somebody is an owner by the configuration or, without any
 // there, for being the first to log in.
 func (tx *Tx) foundsOwner(p Profile) bool {
-	if owners := tx.state.opts.Owners; len(owners) > 0 {
+	if owners := tx.snap.inputs.owners; len(owners) > 0 {
 		return p.Email != "" && slices.ContainsFunc(owners, func(o string) bool { return strings.EqualFold(o, p.Email) })
 	}
 	for u := range tx.snap.Users() {
@@ -103,6 +103,15 @@ func (tx *Tx) foundsOwner(p Profile) bool {
 		}
 	}
 	return true
+}
+
+// SetOwners replaces Options.Owners, for those who log in from now on. It is not stored.
+func (tx *Tx) SetOwners(emails []string) error {
+	if err := tx.may(Write(AreaUsers), "say who is an owner"); err != nil {
+		return err
+	}
+	tx.snap.inputs.owners, tx.changed = emails, true
+	return nil
 }
 
 // cleanGroups drops what no policy could name, and what is too much.

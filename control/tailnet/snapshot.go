@@ -50,6 +50,7 @@ type inputs struct {
 	dns        *DNS             // derived: what is in force
 	derpMap    *tailcfg.DERPMap // derived, with the policy's
 	sshCheck   string           // see Options.SSHCheckURL
+	owners     []string         // see Options.Owners
 }
 
 // indexes find nodes by other names than their ID.

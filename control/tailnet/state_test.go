@@ -151,6 +151,7 @@ func TestRightsAreCheckedInside(t *testing.T) {
 			"dns":           func(tx *tailnet.Tx) error { return tx.SetDNS(tailnet.DNS{}) },
 			"dns pins":      func(tx *tailnet.Tx) error { return tx.SetDNSPins(tailnet.DNSPins{BaseDomain: "x.y"}) },
 			"dns file":      func(tx *tailnet.Tx) error { return tx.SetDNSFileRecords(nil) },
+			"owners":        func(tx *tailnet.Tx) error { return tx.SetOwners(nil) },
 			"derp map":      func(tx *tailnet.Tx) error { return tx.SetDERPMap(&tailcfg.DERPMap{}) },
 		}
 		before := w.snap()

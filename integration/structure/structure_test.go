@@ -82,7 +82,7 @@ var table = map[string]rule{
 	"cmd/heddle/cli/fleet":        {[]string{"cmd/heddle/cli/show", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/people":       {[]string{"cmd/heddle/cli/complete", "cmd/heddle/cli/habits", "cmd/heddle/cli/show", "cmd/heddle/cli/span", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/profile":      {[]string{"cmd/heddle/cli/show"}, storage},
-	"cmd/heddle/cli/reload":       {[]string{"cmd/heddle/cli/dial", "cmd/heddle/config"}, storage},
+	"cmd/heddle/cli/reload":       {[]string{"cmd/heddle/config", "proto/heddle/v1"}, storage},
 	"cmd/heddle/cli/show":         {nil, slices.Concat(storage, wire)},
 	"cmd/heddle/cli/span":         {nil, slices.Concat(storage, wire, clock)},
 	"cmd/heddle/archive":          {[]string{"cmd/heddle/config", "control/tailnet", "db", "db/dirlock"}, slices.Concat(storage, wire)},

@@ -196,7 +196,7 @@ does not hold; 5 not allowed; 1 anything else.`,
 	root.AddCommand(
 		people.Users(who), keys.PreAuthKeys(secrets), a.nodesCommand(who), people.Auth(who), keys.APIKeys(secrets), keys.OAuthClients(secrets), people.Settings(who),
 		a.policyCommand(), a.dnsCommand(), a.derpCommand(), a.healthCommand(), a.versionCommand(), a.configCommand(),
-		a.debugCommand(), a.auditCommand(), a.webhooksCommand(), a.profileCommand(),
+		a.debugCommand(), a.reloadCommand(), a.auditCommand(), a.webhooksCommand(), a.profileCommand(),
 	)
 	habits.Add(root, func(err error) error { return inputError{err} })
 	return root

@@ -7,6 +7,7 @@ import (
 	"heddle/cmd/heddle/cli/fleet"
 	"heddle/cmd/heddle/cli/inspect"
 	"heddle/cmd/heddle/cli/profile"
+	"heddle/cmd/heddle/cli/reload"
 	"heddle/cmd/heddle/cli/show"
 	"heddle/cmd/heddle/cli/webhooks"
 	v1 "heddle/proto/heddle/v1"
@@ -20,6 +21,10 @@ func (a *app) debugCommand() *cobra.Command {
 	return group("debug", "What to look at when something is slow",
 		fleet.Command(fleet.Tools{Server: a.server, Show: a.show, Table: a.print, Out: a.out}),
 		strict(inspect.Netmap(tools)), strict(inspect.LogLevel(tools)))
+}
+
+func (a *app) reloadCommand() *cobra.Command {
+	return strict(reload.Command(reload.Tools{Server: a.server, Show: a.show, Hint: a.hint, Out: a.out}))
 }
 
 // strict makes mistakes in the arguments of a command, and of those below it, mistakes of usage.

@@ -21,8 +21,10 @@ import (
 	"heddle/control/tailnet"
 	"heddle/control/tailnet/tailnettest"
 	"heddle/policy"
+	v1 "heddle/proto/heddle/v1"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protojson"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 )
@@ -292,7 +294,13 @@ func TestSessions(t *testing.T) {
 			w := newWorld(t, func(o *api.Options) {
 				if filepath.Base(file) == "policyfile.txt" {
 					_, bad := policy.Parse([]byte(editedFile))
-					o.PolicyFile = &api.PolicyFile{Path: "/etc/heddle/policy.hujson", Refused: func() ([]byte, error) { return []byte(editedFile), bad }}
+					edited := &api.PolicyFile{Path: "/etc/heddle/policy.hujson", Refused: func() ([]byte, error) { return []byte(editedFile), bad }}
+					o.PolicyFile = func() *api.PolicyFile { return edited }
+				}
+				turn := 0
+				o.Reload = func(context.Context) (*api.Reloaded, error) {
+					turn++
+					return reloads[(turn-1)%len(reloads)], nil
 				}
 			})
 			text, err := os.ReadFile(file)
@@ -335,6 +343,34 @@ func TestSessions(t *testing.T) {
 				t.Errorf("%s differs (-update writes it anew) (-want +got):\n%s", file, diff)
 			}
 		})
+	}
+}
+
+// reloads are what one reload after the other comes to.
+var reloads = []*api.Reloaded{
+	{Applied: []string{"log.level", "policy.path"}},
+	{Applied: []string{"log.level"}, NeedsRestart: []string{"listen_addr", "netmap.cache_mb"}},
+	{},
+	{Failed: []api.ConfigFailure{{Key: "policy.path", Reason: "p.hujson: line 2: no"}, {Reason: "something else"}}},
+}
+
+// TestReloadOfMistakes: the server is not asked, and the answer is the same.
+func TestReloadOfMistakes(t *testing.T) {
+	const want = "nonsense: f.yaml:1: unknown key: `heddle config example` lists all\nheddle: the configuration is refused; nothing has changed\n"
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	file := filepath.Join(dir, "f.yaml")
+	if err := os.WriteFile(file, []byte("nonsense: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := heddle(t, "", "reload", "--config", file)
+	if got := strings.ReplaceAll(r.err, dir+"/", ""); r.code != 2 || got != want || r.out != "" {
+		t.Errorf("exit %d: %s%s", r.code, r.out, got)
+	}
+	r = heddle(t, "", "reload", "--config", file, "-o", "json")
+	var out v1.ReloadConfigResponse
+	if err := protojson.Unmarshal([]byte(r.out), &out); err != nil || r.code != 2 || len(out.GetFailed()) != 1 || out.GetFailed()[0].GetKey() != "nonsense" {
+		t.Errorf("exit %d: %v: %s", r.code, err, r.out)
 	}
 }
 

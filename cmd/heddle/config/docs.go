@@ -159,6 +159,26 @@ at once, each with its line, and looks at the files that the configuration names
   directory.
 * Durations are a number and a unit: ` + "`90s`, `30m`, `12h`, `180d`" + `.
 * A secret key can also be given as a file that holds it: ` + "`KEY_file`" + ` in the configuration, ` + "`HEDDLE_…_FILE`" + ` as variable.
+
+## Changes while the server runs
+
+` + "`systemctl reload heddle`, `heddle reload`" + ` and SIGHUP have the server read its configuration and the files that it names. Variables
+stay as they were at its start. Clients stay connected, and get what concerns them at once.
+
+* What changed in keys that are marked **live** below is in force then; changes of those marked **restart** wait for
+  ` + "`systemctl restart heddle`" + `, and are named each time until that.
+* A configuration that cannot be used changes nothing, no key and no file: not one with a mistake anywhere, and neither one whose
+  policy is refused, whose certificate does not go with its key, or whose new ` + "`derp.urls`" + ` do not answer within 10 seconds.
+* ` + "`heddle reload`" + ` tells what was applied, what needs a restart, and what is wrong; with ` + "`-o json`" + ` as ` + "`applied`, `needsRestart`" + `
+  and ` + "`failed`" + `. It exits with 0 if the configuration is in force, with 4 if some of it needs a restart, and with 2 if it is refused. The
+  log tells the same, also after SIGHUP.
+* ` + "`tls.cert_file` and `tls.key_file`" + ` need a restart if TLS is turned on or off, and together with ` + "`server_url`" + `.
+* What is told about DNS: a key that is set in the configuration wins, and ` + "`heddle dns`" + ` refuses to change it. Once it is
+  removed there, what ` + "`heddle dns`" + ` set last is in force again. ` + "`dns.extra_records`" + ` and the file are added to the records of ` + "`heddle dns`" + `.
+* Without ` + "`policy.path`" + ` the policy that was in force stays, and ` + "`heddle policy set`" + ` may change it.
+* Whoever is just logging in at a provider of ` + "`oidc.providers`" + ` goes on by its new rules, and begins anew if it is gone, or has
+  another issuer or client ID now. Whoever is logged in stays so.
+* The files that the configuration names for certificates, the policy, relays and DNS records are followed all the time as well, without a reload.
 `
 
 // Reference returns docs/config.md.
@@ -166,7 +186,7 @@ func Reference() []byte {
 	docs, values := comments(), reflect.ValueOf(defaults()).Elem()
 	var b strings.Builder
 	b.WriteString(referenceHead)
-	const table = "\n| key | variable | default | meaning |\n|---|---|---|---|\n"
+	const table = "\n| key | variable | default | change | meaning |\n|---|---|---|---|---|\n"
 	b.WriteString("\n## Server\n" + table)
 	for _, k := range configSchema().keys {
 		if k.section {
@@ -180,7 +200,8 @@ func Reference() []byte {
 		if k.secret() {
 			meaning += " A secret: also `" + k.path + "_file`."
 		}
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s |\n", k.path, k.variable(), cell(defaultText(k, values), k), strings.ReplaceAll(meaning, "|", `\|`))
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n",
+			k.path, k.variable(), cell(defaultText(k, values), k), k.reload, strings.ReplaceAll(meaning, "|", `\|`))
 	}
 	for _, k := range configSchema().keys {
 		if k.typ.Kind() == reflect.Slice && isSection(k.typ.Elem()) {

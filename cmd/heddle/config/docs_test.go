@@ -40,6 +40,9 @@ func TestEveryKeyIsDocumentedAndUnambiguous(t *testing.T) {
 		if docs[k.docName] == "" {
 			t.Errorf("%s: the field %s has no comment", k.path, k.docName)
 		}
+		if takes := k.reload == live || k.reload == restart; takes == k.section {
+			t.Errorf("%s: the field %s has the reload tag %q; a key is %s or %s, and a section is neither", k.path, k.docName, k.reload, live, restart)
+		}
 		if k.section {
 			continue
 		}

@@ -117,9 +117,16 @@ func TestChanged(t *testing.T) {
 		{was + "log: {level: debug}\n", []string{"log.level"}},
 		{"server_url: https://b.example\ntrusted_proxies: [127.0.0.1]\n", []string{"derp.embedded.hostname", "server_url"}},
 		{was + "tls: {acme: {dns: {tsig_key_name: k, tsig_key: c2VjcmV0}}}\n", []string{"tls.acme.dns.tsig_key", "tls.acme.dns.tsig_key_name"}},
+		// What is set to its default is the same, unless it is fixed by that.
+		{was + "log: {level: info}\ndns: {magic_dns: true, nameservers: {global: [9.9.9.9]}}\n", []string{"dns.magic_dns", "dns.nameservers.global"}},
 	} {
-		if diff := cmp.Diff(tt.want, parse(was).Changed(parse(tt.now))); diff != "" {
+		from, to := parse(was), parse(tt.now)
+		if diff := cmp.Diff(tt.want, from.Changed(to)); diff != "" {
 			t.Errorf("%s: (-want +got):\n%s", tt.now, diff)
+		}
+		to.Keep(from, tt.want...)
+		if left := from.Changed(to); left != nil {
+			t.Errorf("%s: %v differ although they were kept", tt.now, left)
 		}
 	}
 }

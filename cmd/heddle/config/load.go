@@ -60,18 +60,6 @@ func Parse(name string, text []byte, environ []string) (*Config, error) {
 	return cfg, nil
 }
 
-// Changed returns the keys of which the configuration other has different values, sorted.
-func (c *Config) Changed(other *Config) (keys []string) {
-	was, is := reflect.ValueOf(c).Elem(), reflect.ValueOf(other).Elem()
-	for _, k := range configSchema().keys {
-		if !k.section && !reflect.DeepEqual(was.FieldByIndex(k.field).Interface(), is.FieldByIndex(k.field).Interface()) {
-			keys = append(keys, k.path)
-		}
-	}
-	slices.Sort(keys)
-	return keys
-}
-
 // value is what somebody wrote for one key.
 type value struct {
 	node  *yaml.Node

@@ -31,6 +31,12 @@ func (p Problem) String() string {
 	return strings.Join(append(parts, p.Msg), ": ")
 }
 
+// Reason is String without the key.
+func (p Problem) Reason() string {
+	p.Key = ""
+	return p.String()
+}
+
 // Errors are all mistakes: those of the file by line, then those of the
 // variables, then those of defaults that do not go together.
 type Errors []Problem

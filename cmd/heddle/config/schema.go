@@ -20,6 +20,8 @@ type key struct {
 	example string // tag
 	docName string // "DNS.BaseDomain", for its comment
 	section bool
+	reload  string // tag: what a change takes, "live" or "restart"
+	fixes   bool   // tag: setting it matters, even to the default
 }
 
 // prefix is what all variables of heddle begin with.
@@ -81,6 +83,7 @@ func (s *schema) add(t reflect.Type, parent string, index []int) {
 			section: isSection(f.Type),
 		}
 		k.format, k.off = strings.CutSuffix(f.Tag.Get("format"), ",off")
+		k.reload, k.fixes = strings.CutSuffix(f.Tag.Get("reload"), ",fixes")
 		if k.section {
 			sections = append(sections, k)
 		} else {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"heddle/api"
+	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
 )
 
@@ -20,28 +21,22 @@ const watchEvery = 2 * time.Second
 // maxFile bounds a watched file.
 const maxFile = 8 << 20
 
-// watch calls fn with the content of a file now and whenever it changes, until
-// ctx ends. Why a file cannot be read is told once, by a call with the error.
-func watch(ctx context.Context, path string, fn func([]byte, error)) error {
+// take takes over the content of a file, or why it cannot be read.
+type take func(ctx context.Context, path string, data []byte, err error)
+
+// watch takes over the file that the configuration in force names, now and whenever its content or its
+// name changes, until ctx ends. A name of "" is no file. Why one cannot be read is told once.
+func (s *server) watch(ctx context.Context, name func(*config.Config) string, fn take) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	var last []byte
-	var stamp fileStamp
-	known, failure := false, ""
-	for first := true; ; first = false {
-		if now, err := stampOf(path); err != nil || now != stamp || first {
-			data, err := readBounded(path)
-			switch {
-			case err != nil && err.Error() != failure:
-				fn(nil, tailnet.Errorf(tailnet.Unavailable, "it cannot be read: %v", err))
-			case err == nil && (!known || failure != "" || !bytes.Equal(data, last)):
-				fn(data, nil)
-				last, known = data, true
+	var w watched
+	for {
+		if end, err := s.inForce.begin(ctx); err == nil {
+			if path := name(s.config()); path != w.path {
+				w = watched{path: path}
 			}
-			if failure = ""; err != nil {
-				failure = err.Error()
-			}
-			stamp = now
+			w.look(ctx, fn)
+			end()
 		}
 		select {
 		case <-ctx.Done():
@@ -49,6 +44,42 @@ func watch(ctx context.Context, path string, fn func([]byte, error)) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// watched is a file and what is known of it.
+type watched struct {
+	path    string
+	looked  bool
+	stamp   fileStamp
+	known   bool // last is what was taken over
+	last    []byte
+	failure string // why it could not be read the last time
+}
+
+func (w *watched) look(ctx context.Context, fn take) {
+	if w.path == "" {
+		return
+	}
+	now, err := stampOf(w.path)
+	if err == nil && now == w.stamp && w.looked {
+		return
+	}
+	data, err := readBounded(w.path)
+	switch {
+	case err != nil && err.Error() != w.failure:
+		fn(ctx, w.path, nil, unreadable(err))
+	case err == nil && (!w.known || w.failure != "" || !bytes.Equal(data, w.last)):
+		fn(ctx, w.path, data, nil)
+		w.last, w.known = data, true
+	}
+	if w.failure = ""; err != nil {
+		w.failure = err.Error()
+	}
+	w.stamp, w.looked = now, true
+}
+
+func unreadable(err error) error {
+	return tailnet.Errorf(tailnet.Unavailable, "it cannot be read: %v", err)
 }
 
 type fileStamp struct {
@@ -75,8 +106,11 @@ func readBounded(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
+func recordsPath(c *config.Config) string { return c.DNS.ExtraRecordsPath }
+func policyPath(c *config.Config) string  { return c.Policy.Path }
+
 // setRecords takes over the file of extra DNS records.
-func (s *server) setRecords(ctx context.Context, data []byte, err error) {
+func (s *server) setRecords(ctx context.Context, path string, data []byte, err error) {
 	var records []tailnet.DNSRecord
 	if err == nil {
 		records, err = parseRecords(data)
@@ -84,7 +118,41 @@ func (s *server) setRecords(ctx context.Context, data []byte, err error) {
 	if err == nil {
 		err = s.update(ctx, "dns.extra_records_path", func(tx *tailnet.Tx) error { return tx.SetDNSFileRecords(records) })
 	}
-	s.noteFile(ctx, s.cfg.DNS.ExtraRecordsPath, data, err)
+	s.noteFile(ctx, path, data, err)
+}
+
+// prepareRecords reads the file of extra DNS records; without one there are none.
+func (s *server) prepareRecords(_ context.Context, cfg *config.Config) (change, error) {
+	path := recordsPath(cfg)
+	var records []tailnet.DNSRecord
+	data, err := readNamed(path)
+	if err == nil && path != "" {
+		records, err = parseRecords(data)
+	}
+	return change{
+		state: func(tx *tailnet.Tx) error { return about(path, tx.SetDNSFileRecords(records)) },
+		take:  func() { s.sockets.files.note(path, data, nil) },
+	}, about(path, err)
+}
+
+// readNamed reads a file that the configuration names; "" is no file.
+func readNamed(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	data, err := readBounded(path)
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	return data, nil
+}
+
+// about puts the name of a file before an error; nil stays nil.
+func about(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 // parseRecords reads [{"name": …, "type": …, "value": …}, …].
@@ -109,22 +177,46 @@ func parseRecords(data []byte) ([]tailnet.DNSRecord, error) {
 
 // setPolicy takes over the watched policy file. An invalid edit keeps the
 // policy in force, and is told in the log, in `heddle health` and in `heddle policy get`.
-func (s *server) setPolicy(ctx context.Context, data []byte, err error) {
+func (s *server) setPolicy(ctx context.Context, path string, data []byte, err error) {
 	var set *tailnet.PreparedPolicy
 	if err == nil {
 		set, _, err = s.state.PutPolicy(ctx, tailnet.SystemActor("policy.path"), string(data), "")
 	}
 	if err == nil {
-		for _, w := range set.Warnings {
-			s.Log.Warn("the policy asks for what it does not get", "file", s.cfg.Policy.Path, "line", w.Line, "reason", w.Msg)
-		}
+		s.warnOfPolicy(path, set)
 	}
-	s.noteFile(ctx, s.cfg.Policy.Path, data, err)
+	s.noteFile(ctx, path, data, err)
+}
+
+func (s *server) warnOfPolicy(path string, p *tailnet.PreparedPolicy) {
+	for _, w := range p.Warnings {
+		s.Log.Warn("the policy asks for what it does not get", "file", path, "line", w.Line, "reason", w.Msg)
+	}
+}
+
+// preparePolicy reads the policy file. Without one the policy stays, and the API may change it.
+func (s *server) preparePolicy(_ context.Context, cfg *config.Config) (change, error) {
+	path := policyPath(cfg)
+	data, err := readNamed(path)
+	if err != nil || path == "" {
+		return change{}, about(path, err)
+	}
+	p, err := tailnet.PreparePolicy(s.state.Snapshot(), string(data))
+	if err != nil {
+		return change{}, about(path, err)
+	}
+	return change{
+		state: func(tx *tailnet.Tx) error { return tx.SetPolicy(p, "") },
+		take: func() {
+			s.sockets.files.note(path, data, nil)
+			s.warnOfPolicy(path, p)
+		},
+	}, nil
 }
 
 // policyFile is what the API tells of the policy file; nil if there is none.
 func (s *server) policyFile() *api.PolicyFile {
-	path := s.cfg.Policy.Path
+	path := policyPath(s.config())
 	if path == "" {
 		return nil
 	}

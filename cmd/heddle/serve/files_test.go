@@ -50,13 +50,13 @@ func withPolicyFile(t *testing.T, content string, fn func(s *server, write func(
 		var log bytes.Buffer
 		s := &server{
 			Options: Options{Log: slog.New(slog.NewTextHandler(&log, nil))},
-			cfg:     &config.Config{Policy: config.Policy{Path: path}}, state: state,
+			inForce: newInForce(&config.Config{Policy: config.Policy{Path: path}}), state: state,
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 2)
 		go func() { done <- state.Run(ctx) }()
 		go func() {
-			done <- watch(ctx, path, func(data []byte, err error) { s.setPolicy(ctx, data, err) })
+			done <- s.watch(ctx, policyPath, s.setPolicy)
 		}()
 		synctest.Wait()
 		fn(s, write, &log)
@@ -80,7 +80,7 @@ func refused(t *testing.T, s *server, want string) {
 		}
 		return
 	}
-	if health == nil || api == nil || !strings.Contains(health.Error(), want) || !strings.Contains(api.Error(), want) || !strings.Contains(health.Error(), s.cfg.Policy.Path) {
+	if health == nil || api == nil || !strings.Contains(health.Error(), want) || !strings.Contains(api.Error(), want) || !strings.Contains(health.Error(), policyPath(s.config())) {
 		t.Errorf("health says %v, the API %v; want %q", health, api, want)
 	}
 }
@@ -124,7 +124,7 @@ func TestPolicyFile(t *testing.T) {
 			t.Error("writing the same again made a new entry of the history")
 		}
 
-		if err := os.Remove(s.cfg.Policy.Path); err != nil {
+		if err := os.Remove(policyPath(s.config())); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * watchEvery)

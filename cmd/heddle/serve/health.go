@@ -25,7 +25,7 @@ func (s *server) health(ctx context.Context) []api.Part {
 		fine, err := c.Health(time.Now())
 		parts = append(parts, part("certificate", err, fine))
 	}
-	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
+	if path := recordsPath(s.config()); path != "" {
 		if _, err := s.sockets.files.refused(path); err != nil {
 			parts = append(parts, part("dns records", fmt.Errorf("the last edit of %s is not in force: %w", path, err), ""))
 		}
@@ -83,7 +83,7 @@ func (s *server) listenerHealth() string {
 
 // policyHealth says why the policy is not what it should be; nil if it is.
 func (s *server) policyHealth(p *tailnet.Policy) error {
-	file := s.cfg.Policy.Path
+	file := policyPath(s.config())
 	_, edit := s.sockets.files.refused(file)
 	switch {
 	case file != "" && edit != nil:

@@ -68,14 +68,16 @@ const pruneEvery = time.Hour
 
 // pruneAudit forgets old entries of the audit log until ctx ends.
 func (s *server) pruneAudit(ctx context.Context) error {
-	life := s.cfg.Audit.Retention
-	if life == 0 {
-		return nil
-	}
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
 	for {
-		switch gone, err := s.db.PruneAudit(ctx, tailnet.Default, time.Now().Add(-life)); {
+		life := s.config().Audit.Retention
+		var gone int64
+		var err error
+		if life > 0 {
+			gone, err = s.db.PruneAudit(ctx, tailnet.Default, time.Now().Add(-life))
+		}
+		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:

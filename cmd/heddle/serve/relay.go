@@ -2,11 +2,14 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 
+	"heddle/cmd/heddle/config"
 	"heddle/derp"
 
 	"golang.org/x/sync/errgroup"
@@ -106,6 +109,23 @@ func (r *relay) openPinned(s *server) error {
 	r.region.DERPPort = int(r.pinned.Addr().Port())
 	r.region.CertName = r.pinned.Pin()
 	return nil
+}
+
+// prepareSources reads the files of relays, and fetches the URLs that are new.
+func (s *server) prepareSources(ctx context.Context, cfg *config.Config) (c change, err error) {
+	c.take, err = s.sources.Plan(ctx, cfg.DERP.Files, texts(cfg.DERP.URLs), cfg.DERP.UpdateInterval)
+	var far *derp.URLError
+	if errors.As(err, &far) {
+		c.blame = "derp.urls"
+	}
+	return c, err
+}
+
+func texts(urls []*url.URL) (out []string) {
+	for _, u := range urls {
+		out = append(out, u.String())
+	}
+	return out
 }
 
 // start runs the relay's parts.

@@ -53,7 +53,8 @@ type Options struct {
 // server is what Run puts together.
 type server struct {
 	Options
-	cfg     *config.Config
+	cfg     *config.Config // that of the start, for what cannot change
+	inForce *inForce
 	db      *db.DB
 	state   *tailnet.State
 	maps    *netmap.Encoder
@@ -71,8 +72,8 @@ type server struct {
 // Run serves until ctx ends, then stops within ten seconds. It returns nil
 // after a graceful stop.
 func Run(ctx context.Context, o Options) (err error) {
-	s := &server{Options: o, cfg: o.Config, operations: newOperations()}
-	s.warn()
+	s := &server{Options: o, cfg: o.Config, inForce: newInForce(o.Config), operations: newOperations()}
+	s.warn(s.cfg)
 	if err := s.openData(ctx); err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func (s *server) build() error {
 	if err != nil {
 		return err
 	}
-	s.idp = s.providers()
+	s.idp = s.newProviders()
 	s.control = control.New(control.Options{
 		State:     s.state,
 		Maps:      s.maps,
@@ -154,9 +155,10 @@ func (s *server) build() error {
 		State:      s.state,
 		Pending:    s.control,
 		Logins:     s.logins,
-		PolicyFile: s.policyFile(),
+		PolicyFile: s.policyFile,
 		History:    s.db,
 		Health:     s.health,
+		Reload:     s.reload,
 		Streams:    s.streams,
 		Debug:      s.debug(),
 		Audit:      s.db,
@@ -222,22 +224,23 @@ func (s *server) run(ctx context.Context) error {
 
 // prepare sets what no client may miss in its first map.
 func (s *server) prepare(ctx context.Context) error {
-	if err := s.pinConfig(ctx); err != nil {
+	pins := s.pins(s.cfg)
+	if err := s.update(ctx, "config", func(tx *tailnet.Tx) error { return tx.SetDNSPins(pins) }); err != nil {
 		return err
 	}
 	if err := s.update(ctx, "DERP map", func(tx *tailnet.Tx) error { return tx.SetDERPMap(s.sources.Map()) }); err != nil {
 		return err
 	}
-	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
+	if path := recordsPath(s.cfg); path != "" {
 		data, err := readBounded(path)
-		s.setRecords(ctx, data, err)
+		s.setRecords(ctx, path, data, err)
 	}
-	path := s.cfg.Policy.Path
+	path := policyPath(s.cfg)
 	if path == "" {
 		return nil
 	}
 	data, err := readBounded(path)
-	s.setPolicy(ctx, data, err)
+	s.setPolicy(ctx, path, data, err)
 	if _, err := s.sockets.files.refused(path); err != nil && s.state.Snapshot().Policy().Source == "" {
 		// Without any policy everything would be allowed, which this admin does not want.
 		return fmt.Errorf("policy.path: %s cannot be used, and there is no earlier policy to go on with: %w", path, err)
@@ -265,12 +268,8 @@ func (s *server) start(ctx context.Context, g *errgroup.Group) {
 	if s.backups != nil {
 		g.Go(func() error { return s.backups.Run(ctx) })
 	}
-	if path := s.cfg.DNS.ExtraRecordsPath; path != "" {
-		g.Go(func() error { return watch(ctx, path, func(data []byte, err error) { s.setRecords(ctx, data, err) }) })
-	}
-	if path := s.cfg.Policy.Path; path != "" {
-		g.Go(func() error { return watch(ctx, path, func(data []byte, err error) { s.setPolicy(ctx, data, err) }) })
-	}
+	g.Go(func() error { return s.watch(ctx, recordsPath, s.setRecords) })
+	g.Go(func() error { return s.watch(ctx, policyPath, s.setPolicy) })
 	s.serveSockets(ctx, g)
 }
 

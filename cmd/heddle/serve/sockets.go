@@ -168,11 +168,8 @@ func (s *server) tlsConfig() *tls.Config {
 // openSources reads the DERP files.
 func (s *server) openSources() (err error) {
 	cfg := derp.SourcesConfig{
-		Files: s.cfg.DERP.Files, Interval: s.cfg.DERP.UpdateInterval,
+		Files: s.cfg.DERP.Files, URLs: texts(s.cfg.DERP.URLs), Interval: s.cfg.DERP.UpdateInterval,
 		CacheFile: s.dataFile("derpmap.json"), Log: s.Log,
-	}
-	for _, u := range s.cfg.DERP.URLs {
-		cfg.URLs = append(cfg.URLs, u.String())
 	}
 	if s.relay != nil {
 		cfg.Embedded = &s.relay.region

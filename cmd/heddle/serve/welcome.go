@@ -1,19 +1,19 @@
 package serve
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"slices"
 
+	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
 )
 
-// pinConfig lays the config's settings over the tailnet's.
-func (s *server) pinConfig(ctx context.Context) error {
-	cfg := s.cfg.DNS
-	set := func(key string) bool { _, ok := s.cfg.Set[key]; return ok }
-	pins := tailnet.DNSPins{BaseDomain: cfg.BaseDomain}
+// pins are what a configuration fixes of DNS. The base domain is that of the start.
+func (s *server) pins(c *config.Config) tailnet.DNSPins {
+	cfg := c.DNS
+	set := func(key string) bool { _, ok := c.Set[key]; return ok }
+	pins := tailnet.DNSPins{BaseDomain: s.cfg.DNS.BaseDomain}
 	if set("dns.magic_dns") {
 		pins.MagicDNS = &cfg.MagicDNS
 	}
@@ -35,13 +35,12 @@ func (s *server) pinConfig(ctx context.Context) error {
 	for _, r := range cfg.ExtraRecords {
 		pins.Records = append(pins.Records, tailnet.DNSRecord{Name: r.Name, Type: r.Type, Value: r.Value.String()})
 	}
-	_, err := s.state.Update(ctx, tailnet.SystemActor("config"), func(tx *tailnet.Tx) error { return tx.SetDNSPins(pins) })
-	return err
+	return pins
 }
 
 // warn logs what is allowed in the config and yet probably not meant.
-func (s *server) warn() {
-	for _, w := range s.cfg.Warnings {
+func (s *server) warn(cfg *config.Config) {
+	for _, w := range cfg.Warnings {
 		s.Log.Warn("config: " + w) // a sentence for people, each from a fixed pattern
 	}
 }

@@ -1,51 +1,94 @@
-// Package reload owns `heddle reload`: it has the server on this machine load its configuration
-// anew. It refuses to know what the server makes of that.
+// Package reload owns `heddle reload`: it has a server load its configuration anew, and tells what came
+// of that. It refuses to know how the server is reached, and which keys can change.
 package reload
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
-	"os"
-	"syscall"
-	"time"
+	"io"
+	"strings"
 
-	"heddle/cmd/heddle/cli/dial"
 	"heddle/cmd/heddle/config"
+	v1 "heddle/proto/heddle/v1"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
-// Command is `reload`, for the root of the command line: it finds the flags there.
-func Command() *cobra.Command {
+// Tools are what the command needs of the command line around it.
+type Tools struct {
+	// Server finds the server, perhaps by its configuration.
+	Server func() (*grpc.ClientConn, error)
+	Show   func(m proto.Message, text func()) error // as text, JSON or YAML
+	Hint   func(format string, args ...any)         // apart from the output
+	Out    io.Writer
+}
+
+// Command is `reload`.
+func Command(t Tools) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
-		Short: "Have the server on this machine load its configuration anew",
-		Long: `Have the server on this machine load its configuration anew, as SIGHUP does.
+		Short: "Have the server load its configuration anew",
+		Long: `Has the server load its configuration anew, as SIGHUP does, and says what was applied
+and which changes wait for a restart. docs/config.md tells which keys do. If anything
+is wrong with the configuration, or with a file that it names, nothing changes.
 
-At once change log.level, tls.cert_file and tls.key_file (and what stands in these
-files). The server's log names the changes that need a restart. What policy.path, derp.files and
-dns.extra_records_path name is followed all the time and needs no reload. A configuration with mistakes is not
-sent to the server.`,
-		Example: "  heddle reload --config /etc/heddle/config.yaml\n  systemctl reload heddle",
+Exit codes: 0 the configuration is in force; 4 some changes wait for a restart, the
+others are in force; 2 the configuration is refused.`,
+		Example: "  heddle reload --config /etc/heddle/config.yaml\n  heddle reload -o json\n  systemctl reload heddle",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			flag := func(name string) string { text, _ := cmd.Flags().GetString(name); return text }
-			cfg, err := config.Load(cmp.Or(flag("config"), os.Getenv("HEDDLE_CONFIG")), os.Environ())
-			if err == nil {
-				err = cfg.Check(time.Now())
+			conn, err := t.Server()
+			resp := &v1.ReloadConfigResponse{}
+			var wrong config.Errors // the server need not be asked
+			switch {
+			case errors.As(err, &wrong):
+				for _, p := range wrong {
+					resp.Failed = append(resp.Failed, &v1.ConfigFailure{Key: p.Key, Reason: p.Reason()})
+				}
+			case err != nil:
+				return err
+			default:
+				if resp, err = v1.NewConfigServiceClient(conn).ReloadConfig(cmd.Context(), &v1.ReloadConfigRequest{}); err != nil {
+					return err
+				}
 			}
-			if err != nil {
-				return fmt.Errorf("the server is left as it is: %w", err)
-			}
-			pid, err := dial.Process(cmp.Or(flag("socket"), cfg.Listen.Socket))
-			if err != nil {
+			if err := t.Show(resp, func() { t.tell(resp) }); err != nil {
 				return err
 			}
-			if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
-				return fmt.Errorf("the server (process %d) cannot be told: %w; run this as its user or as root", pid, err)
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "The server loads its configuration anew; its log tells what has changed and what needs a restart.")
-			return nil
+			return outcome(resp)
 		},
 	}
+}
+
+// tell says what happened.
+func (t Tools) tell(resp *v1.ReloadConfigResponse) {
+	for _, f := range resp.GetFailed() {
+		key := f.GetKey()
+		if key != "" {
+			key += ": "
+		}
+		t.Hint("%s%s", key, f.GetReason())
+	}
+	switch {
+	case len(resp.GetFailed()) > 0:
+	case len(resp.GetApplied()) > 0:
+		fmt.Fprintf(t.Out, "In force now: %s.\n", strings.Join(resp.GetApplied(), ", "))
+	case len(resp.GetNeedsRestart()) == 0:
+		fmt.Fprintln(t.Out, "The configuration is as it was; the files that it names were read again.")
+	}
+}
+
+// outcome is the error by which the exit code is chosen.
+func outcome(resp *v1.ReloadConfigResponse) error {
+	switch {
+	case len(resp.GetFailed()) > 0:
+		return status.Error(codes.InvalidArgument, "the configuration is refused; nothing has changed")
+	case len(resp.GetNeedsRestart()) > 0:
+		return status.Error(codes.FailedPrecondition, "changes of "+strings.Join(resp.GetNeedsRestart(), ", ")+" wait for a restart of the server")
+	}
+	return nil
 }

@@ -32,19 +32,32 @@ func FromFiles(certFile, keyFile string, log *slog.Logger) (*Files, error) {
 }
 
 // Load reads the files again. After an error the certificate from before stays.
-func (f *Files) Load() error { return f.Use(f.names()) }
-
-// Use goes on with other files, or the same once more. After an error all stays as it was.
-func (f *Files) Use(certFile, keyFile string) error {
+func (f *Files) Load() error {
+	certFile, keyFile := f.names()
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		return err
 	}
-	f.current.Store(&pair)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.certFile, f.keyFile = certFile, keyFile
+	if f.certFile == certFile && f.keyFile == keyFile { // still
+		f.current.Store(&pair)
+	}
 	return nil
+}
+
+// Try reads other files, or the same once more, and returns what goes on with them.
+func (f *Files) Try(certFile, keyFile string) (use func(), err error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.current.Store(&pair)
+		f.certFile, f.keyFile = certFile, keyFile
+	}, nil
 }
 
 func (f *Files) names() (certFile, keyFile string) {
