@@ -50,11 +50,11 @@ func TestHostedPrograms(t *testing.T) {
 	t.Run("auth key", func(t *testing.T) { p.testAuthKey(t, client.ID, client.Key) })
 }
 
-// run runs a program with further environment and returns all that it says, and whether it was content.
+// run runs a program, in its directory, with further environment and returns all that it says, and whether it was content.
 func (p *pusher) run(t *testing.T, env []string, program string, args ...string) (said string, content bool) {
 	t.Helper()
 	all := slices.Concat([]string{"env", "SSL_CERT_FILE=" + p.lab.CAFile(), "SSL_CERT_DIR=/nonexistent"}, env,
-		[]string{"sh", "-c", `exec "$0" "$@" 2>&1`, filepath.Join(p.dir, program)}, args)
+		[]string{"sh", "-c", `cd "$0" && exec "./$@" 2>&1`, p.dir, program}, args)
 	said, err := p.ci.Run(t.Context(), all...)
 	return said, err == nil
 }
@@ -62,9 +62,8 @@ func (p *pusher) run(t *testing.T, env []string, program string, args ...string)
 // push runs a command of gitops-pusher on a policy.
 func (p *pusher) push(t *testing.T, command, policy string, flags ...string) (said string, content bool) {
 	t.Helper()
-	file := filepath.Join(p.dir, "policy.hujson")
-	must(t, os.WriteFile(file, []byte(policy), 0o600))
-	args := append([]string{"-api-server", serverName, "-policy-file", file, "-cache-file", filepath.Join(p.dir, "cache.json")}, flags...)
+	must(t, os.WriteFile(filepath.Join(p.dir, "policy.hujson"), []byte(policy), 0o600))
+	args := append([]string{"-api-server", serverName}, flags...)
 	return p.run(t, append([]string{"TS_TAILNET=-"}, p.signIn...), "gitops-pusher", append(args, command)...)
 }
 
