@@ -586,7 +586,7 @@ func TestSidePaths(t *testing.T) {
 			{"serve", "POST", "/machine/feature/query", tailcfg.QueryFeatureRequest{NodeKey: k, Feature: "serve"}, 200, "HTTPS"},
 			{"id-token", "POST", "/machine/id-token", tailcfg.TokenRequest{NodeKey: k, Audience: "sts"}, 200, "id_token"},
 			{"id-token for nobody", "POST", "/machine/id-token", tailcfg.TokenRequest{NodeKey: k}, 400, "audience"},
-			{"attr", "PATCH", "/machine/set-device-attr", nil, 501, "attributes"},
+			{"attr", "PATCH", "/machine/set-device-attr", tailcfg.SetDeviceAttributesRequest{NodeKey: k, Update: tailcfg.AttrUpdate{"custom:x": true}}, 403, "attrConfig"},
 			{"audit", "POST", "/machine/audit-log", tailcfg.AuditLogRequest{NodeKey: k, Action: "DISCONNECT_NODE"}, 200, ""},
 			{"health", "POST", "/machine/update-health", tailcfg.HealthChangeRequest{NodeKey: k}, 204, ""},
 			{"tka", "GET", "/machine/tka/init/begin", []byte("{}"), 501, "not enabled"},
