@@ -100,6 +100,8 @@ func (p *Pinned) Run(ctx context.Context, renewed func(pin string)) error {
 		Handler:           p.cfg.Handler,
 		ConnState:         p.cfg.ConnState,
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       10 * time.Second, // of requests that are no DERP: those may bring a body that nobody wants
+		WriteTimeout:      10 * time.Second,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),

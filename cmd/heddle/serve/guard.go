@@ -3,6 +3,7 @@ package serve
 import (
 	"crypto/tls"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -12,24 +13,33 @@ import (
 	"time"
 )
 
-// Bounds on connections that the HTTP server still holds: those on which a
+// bounds are on connections that a server still holds: those on which a
 // request is awaited or answered. What clients keep open for long has been taken over and
 // counts in the bounds of its own part.
-const (
-	maxOpen       = 8192 // in all
-	maxOpenByAddr = 512  // of one address: a company behind one NAT comes back at once after a restart
+type bounds struct {
+	open   int // in all
+	byAddr int // of one address
+}
+
+var (
+	// forStrangers holds for each public listener. A company behind one NAT comes back at once after a restart.
+	forStrangers = bounds{open: 8192, byAddr: 512}
+	// forOperators holds for the private listener and for the unix socket. Who uses them comes from one
+	// address, so nobody is refused for the crowd there: the oldest goes. 256 may follow the news (api).
+	forOperators = bounds{open: 512, byAddr: math.MaxInt}
 )
 
 // guard keeps strangers from holding all connections: one address gets no more than its share,
 // and when all are taken the address that holds most of them loses its oldest one, so
 // that whoever comes next has a chance, however many addresses a flood comes from.
 type guard struct {
+	bounds
 	proxies []netip.Prefix
 	log     *slog.Logger
 
 	mu     sync.Mutex
-	open   map[net.Conn]opened
-	byAddr map[netip.Addr][]net.Conn // oldest first
+	conns  map[net.Conn]opened
+	of     map[netip.Addr][]net.Conn // oldest first
 	warned time.Time
 }
 
@@ -38,8 +48,8 @@ type opened struct {
 	at   time.Time
 }
 
-func newGuard(proxies []netip.Prefix, log *slog.Logger) *guard {
-	return &guard{proxies: proxies, log: log, open: map[net.Conn]opened{}, byAddr: map[netip.Addr][]net.Conn{}}
+func newGuard(b bounds, proxies []netip.Prefix, log *slog.Logger) *guard {
+	return &guard{bounds: b, proxies: proxies, log: log, conns: map[net.Conn]opened{}, of: map[netip.Addr][]net.Conn{}}
 }
 
 // connState is the http.Server's hook.
@@ -50,9 +60,7 @@ func (g *guard) connState(c net.Conn, state http.ConnState) {
 			cut(out)
 		}
 	case http.StateHijacked, http.StateClosed:
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.leaveLocked(c)
+		g.leave(c)
 	}
 }
 
@@ -70,52 +78,93 @@ func (g *guard) enter(c net.Conn) (out net.Conn) {
 	from := group(remote)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.byAddr[from]) >= maxOpenByAddr && !g.trusts(remote) {
+	if len(g.of[from]) >= g.byAddr && !g.trusts(remote) {
 		g.warnLocked(from)
 		return c
 	}
-	if len(g.open) >= maxOpen {
+	if len(g.conns) >= g.open {
 		g.warnLocked(from)
 		out = g.crowdedLocked()[0]
 		g.leaveLocked(out)
 	}
-	g.open[c] = opened{from, time.Now()}
-	g.byAddr[from] = append(g.byAddr[from], c)
+	g.conns[c] = opened{from, time.Now()}
+	g.of[from] = append(g.of[from], c)
 	return out
 }
 
 // crowdedLocked returns the connections of the address that has most of them; of several
 // such that with the oldest one.
 func (g *guard) crowdedLocked() (most []net.Conn) {
-	for _, conns := range g.byAddr {
-		if len(conns) > len(most) || len(conns) == len(most) && g.open[conns[0]].at.Before(g.open[most[0]].at) {
+	for _, conns := range g.of {
+		if len(conns) > len(most) || len(conns) == len(most) && g.conns[conns[0]].at.Before(g.conns[most[0]].at) {
 			most = conns
 		}
 	}
 	return most
 }
 
+// leave counts a connection no more; one that is not counted is none of its business.
+func (g *guard) leave(c net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaveLocked(c)
+}
+
 func (g *guard) leaveLocked(c net.Conn) {
-	o, ok := g.open[c]
+	o, ok := g.conns[c]
 	if !ok {
 		return
 	}
-	delete(g.open, c)
-	conns := g.byAddr[o.from]
+	delete(g.conns, c)
+	conns := g.of[o.from]
 	i := slices.Index(conns, c)
 	if conns = slices.Delete(conns, i, i+1); len(conns) == 0 {
-		delete(g.byAddr, o.from)
+		delete(g.of, o.from)
 	} else {
-		g.byAddr[o.from] = conns
+		g.of[o.from] = conns
 	}
 }
 
-// warnLocked tells now and then that connections are refused.
+// warnLocked tells now and then that connections are refused or cut.
 func (g *guard) warnLocked(addr netip.Addr) {
 	if now := time.Now(); now.Sub(g.warned) > time.Minute {
 		g.warned = now
-		g.log.Warn("too many connections without a request: refusing more", "open", len(g.open), "remote", addr)
+		g.log.Warn("too many connections without a request: some are refused or cut", "open", len(g.conns), "remote", addr)
 	}
+}
+
+// guarded has a guard count the connections of a listener whose server tells nobody about them.
+type guarded struct {
+	net.Listener
+	guard *guard
+}
+
+// Accept implements net.Listener.
+func (l guarded) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	counted := &counted{c, l.guard}
+	if out := l.guard.enter(counted); out != nil {
+		out.Close()
+	}
+	return counted, nil
+}
+
+// counted is a connection of a guarded listener.
+type counted struct {
+	net.Conn
+	guard *guard
+}
+
+// NetConn is what is counted, for those who ask the system about it.
+func (c *counted) NetConn() net.Conn { return c.Conn }
+
+// Close implements net.Conn.
+func (c *counted) Close() error {
+	c.guard.leave(c)
+	return c.Conn.Close()
 }
 
 // address is the IP address of an http.Request's RemoteAddr, and of what a proxy writes, with or

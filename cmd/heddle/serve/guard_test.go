@@ -12,8 +12,10 @@ import (
 	"testing"
 )
 
+var quiet = slog.New(slog.DiscardHandler)
+
 func TestForwardedHeadersCountOnlyFromTrustedProxies(t *testing.T) {
-	g := newGuard([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.1/32")}, slog.New(slog.DiscardHandler))
+	g := newGuard(forStrangers, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.1/32")}, quiet)
 	for _, c := range []struct {
 		remote, forwarded, proto string
 		want                     string
@@ -45,7 +47,7 @@ func TestForwardedHeadersCountOnlyFromTrustedProxies(t *testing.T) {
 }
 
 func TestOneAddressCannotHoldAllConnections(t *testing.T) {
-	g := newGuard(nil, slog.New(slog.DiscardHandler))
+	g := newGuard(forStrangers, nil, quiet)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
 	srv.Config.ConnState = g.connState
 	srv.Start()
@@ -79,7 +81,7 @@ func TestOneAddressCannotHoldAllConnections(t *testing.T) {
 	if err := ask(first); err != nil {
 		t.Fatal(err)
 	}
-	for range maxOpenByAddr - 1 {
+	for range forStrangers.byAddr - 1 {
 		dial()
 	}
 	if ask(dial()) == nil {
@@ -94,7 +96,7 @@ func TestOneAddressCannotHoldAllConnections(t *testing.T) {
 // whoever comes next is let in, and the oldest goes. One address that has more than the others
 // pays first.
 func TestFloodFromManyAddresses(t *testing.T) {
-	g := newGuard([]netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}, slog.New(slog.DiscardHandler))
+	g := newGuard(forStrangers, []netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}, quiet)
 	var conns []*pretended
 	come := func(from string) *pretended {
 		c := &pretended{from: from}
@@ -102,7 +104,7 @@ func TestFloodFromManyAddresses(t *testing.T) {
 		g.connState(c, http.StateNew)
 		return c
 	}
-	for i := range maxOpen - 2 {
+	for i := range forStrangers.open - 2 {
 		come(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1).String())
 	}
 	greedy := come("[2001:db8:1:2::1]:1")
@@ -117,10 +119,10 @@ func TestFloodFromManyAddresses(t *testing.T) {
 	}
 	g.connState(client, http.StateHijacked)
 	g.connState(client, http.StateClosed)
-	if open := len(g.open); open != maxOpen-1 {
+	if open := len(g.conns); open != forStrangers.open-1 {
 		t.Errorf("%d connections are counted", open)
 	}
-	for range maxOpenByAddr {
+	for range forStrangers.byAddr {
 		come("[2001:db8:ffff::1]:1")
 	}
 	if come("[2001:db8:ffff::1]:1").closed {
@@ -132,14 +134,14 @@ func TestFloodFromManyAddresses(t *testing.T) {
 			n++
 		}
 	}
-	if n-1 != maxOpen || len(g.open) != maxOpen { // one has left
-		t.Errorf("%d connections are open and %d counted, want %d", n-1, len(g.open), maxOpen)
+	if n-1 != forStrangers.open || len(g.conns) != forStrangers.open { // one has left
+		t.Errorf("%d connections are open and %d counted, want %d", n-1, len(g.conns), forStrangers.open)
 	}
 	for _, c := range conns {
 		g.connState(c, http.StateClosed)
 	}
-	if len(g.open)+len(g.byAddr) > 0 {
-		t.Errorf("%d connections of %d addresses are counted although all are closed", len(g.open), len(g.byAddr))
+	if len(g.conns)+len(g.of) > 0 {
+		t.Errorf("%d connections of %d addresses are counted although all are closed", len(g.conns), len(g.of))
 	}
 }
 

@@ -100,7 +100,7 @@ func (r *relay) openPinned(s *server) error {
 		File:      s.dataFile("derp.pem"),
 		Handler:   r.Handler(),
 		MetaCert:  r.MetaCert(),
-		ConnState: newGuard(nil, s.Log).connState,
+		ConnState: newGuard(forStrangers, nil, s.Log).connState,
 		Log:       s.Log,
 	})
 	if err != nil {

@@ -263,24 +263,32 @@ func (s *server) serveSockets(ctx context.Context, g *errgroup.Group) {
 	if s.sockets.grpc == nil {
 		handler = s.api.Handler(handler)
 	} else {
-		s.serve(ctx, g, s.sockets.grpc, conf, s.api.Handler(http.NotFoundHandler()))
+		s.serve(ctx, g, listener{s.sockets.grpc, conf, forStrangers}, s.api.Handler(http.NotFoundHandler()))
 	}
-	s.serve(ctx, g, s.sockets.public, conf, handler)
+	s.serve(ctx, g, listener{s.sockets.public, conf, forStrangers}, handler)
 	if s.sockets.http != nil {
-		s.serve(ctx, g, s.sockets.http, nil, s.plainHandler(public))
+		s.serve(ctx, g, listener{s.sockets.http, nil, forStrangers}, s.plainHandler(public))
 	}
 	if s.sockets.metrics != nil {
-		s.serve(ctx, g, s.sockets.metrics, nil, s.debugHandler())
+		s.serve(ctx, g, listener{s.sockets.metrics, nil, forOperators}, s.debugHandler())
 	}
 	if s.sockets.cert != nil {
 		g.Go(func() error { return s.sockets.cert.Run(ctx) })
 	}
-	g.Go(func() error { return s.api.ServeSocket(ctx, s.sockets.unix) })
+	local := guarded{s.sockets.unix, newGuard(forOperators, nil, s.Log)}
+	g.Go(func() error { return s.api.ServeSocket(ctx, local) })
 }
 
-// serve runs one HTTP server until ctx ends, with TLS unless conf is nil.
-func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, conf *tls.Config, h http.Handler) {
-	guard := newGuard(s.cfg.TrustedProxies, s.Log)
+// listener is what one HTTP server serves.
+type listener struct {
+	net.Listener
+	tls    *tls.Config // nil: without TLS
+	bounds bounds
+}
+
+// serve runs one HTTP server until ctx ends.
+func (s *server) serve(ctx context.Context, g *errgroup.Group, l listener, h http.Handler) {
+	guard := newGuard(l.bounds, s.cfg.TrustedProxies, s.Log)
 	srv := &http.Server{
 		Handler:           guard.behindProxies(h),
 		ConnState:         guard.connState,
@@ -299,17 +307,17 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, c
 		},
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // strangers' broken handshakes
 	}
-	if conf == nil && len(s.cfg.TrustedProxies) > 0 { // the remote command line's HTTP/2 comes without TLS from a proxy
+	if l.tls == nil && len(s.cfg.TrustedProxies) > 0 { // the remote command line's HTTP/2 comes without TLS from a proxy
 		srv.Protocols = new(http.Protocols)
 		srv.Protocols.SetHTTP1(true)
 		srv.Protocols.SetUnencryptedHTTP2(true)
 	}
 	g.Go(func() error {
-		if conf != nil {
-			srv.TLSConfig = conf.Clone()
-			return stopped(srv.ServeTLS(l, "", ""))
+		if l.tls != nil {
+			srv.TLSConfig = l.tls.Clone()
+			return stopped(srv.ServeTLS(l.Listener, "", ""))
 		}
-		return stopped(srv.Serve(l))
+		return stopped(srv.Serve(l.Listener))
 	})
 	g.Go(func() error {
 		<-ctx.Done()
