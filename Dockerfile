@@ -2,6 +2,7 @@
 #
 #   docker build -t heddle .
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v1.2.3 -t heddle .
+#   podman build --format docker -t heddle .    # the default format has no health checks
 #
 # It needs no more than the volume for its data: run it with --read-only --tmpfs /tmp --cap-drop ALL.
 # With a certificate that it gets by itself: deploy/compose.yaml.
@@ -21,19 +22,22 @@
 # listener for operators (metrics_listen_addr) stays on the container's loopback.
 # Admin commands: docker exec heddle /heddle users create alice
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
-ARG TARGETOS TARGETARCH VERSION
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+ARG TARGETOS
+ARG TARGETARCH
+ARG VERSION
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath \
-        -ldflags="-s -w -X heddle/cmd/heddle/cli.version=$VERSION" -o /heddle ./cmd/heddle \
- && mkdir -m 0700 /data
+        -ldflags="-s -w -X heddle/cmd/heddle/cli.version=$VERSION" -o /heddle ./cmd/heddle
+# One level down, where COPY keeps the mode.
+RUN install -d -m 0700 /data/heddle
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /heddle /heddle
-COPY --from=build --chown=65532:65532 /data /var/lib/heddle
+COPY --from=build --chown=65532:65532 /data /var/lib
 USER 65532:65532
 ENV HEDDLE_DATA_DIR=/var/lib/heddle \
     HEDDLE_LISTEN_ADDR=:8080

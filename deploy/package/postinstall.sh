@@ -3,7 +3,7 @@
 # service is not started, since it wants its configuration first.
 set -e
 
-if ! getent passwd heddle >/dev/null; then
+if ! id heddle >/dev/null 2>&1; then
 	nologin=/usr/sbin/nologin
 	[ -x $nologin ] || nologin=/sbin/nologin
 	if command -v useradd >/dev/null; then
@@ -21,7 +21,17 @@ chmod 0640 /etc/heddle/config.yaml
 # The unit would make it, but heddle restore comes before the first start.
 install -d -m 0700 -o heddle -g heddle /var/lib/heddle
 
+# A new service is enabled where that is the distribution's custom: Debian's is, Fedora's is not. deb calls this
+# with "configure" and the version that was there before, rpm with how many there are now.
+if [ "$1,$2" = configure, ] || [ "$1" = 1 ]; then
+	if command -v systemctl >/dev/null; then
+		systemctl preset heddle.service
+	fi
+fi
+
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl try-restart heddle.service
+elif command -v rc-service >/dev/null; then
+	rc-service --ifstarted heddle restart
 fi
