@@ -3,6 +3,7 @@ package tailnet
 import (
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"time"
@@ -52,7 +53,11 @@ func checkAttribute(name string, value any) error {
 	switch v := value.(type) {
 	case string:
 		return checkText(v)
-	case bool, float64:
+	case float64:
+		if !math.IsNaN(v) && !math.IsInf(v, 0) { // which are no JSON
+			return nil
+		}
+	case bool:
 		return nil
 	}
 	return Errorf(Invalid, "attribute %s: the value must be a text, a number, true or false", name)

@@ -2,6 +2,7 @@ package tailnet_test
 
 import (
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -169,6 +170,12 @@ func TestLogoutAndExpiry(t *testing.T) {
 			func(tx *tailnet.Tx) error { return tx.SetNodeExpiry(n.ID, far) },
 			func(tx *tailnet.Tx) error {
 				return tx.SetAttribute(n.ID, "custom:x", tailnet.Attribute{Value: true, Expires: far})
+			},
+			func(tx *tailnet.Tx) error {
+				return tx.SetAttribute(n.ID, "custom:x", tailnet.Attribute{Value: math.NaN()})
+			},
+			func(tx *tailnet.Tx) error {
+				return tx.SetAttribute(n.ID, "custom:x", tailnet.Attribute{Value: math.Inf(-1)})
 			},
 		} {
 			wantCode(t, w.update(set), tailnet.Invalid)
