@@ -95,7 +95,7 @@ func (m *move) missing() {
 		m.note("%d API keys are not taken over: make new ones with `heddle apikeys create`", c.APIKeys)
 	}
 	if c.Clients > 0 {
-		m.note("%d OAuth clients are not taken over: make new ones with `heddle oauth create`", c.Clients)
+		m.note("%d OAuth clients are not taken over: make new ones with `heddle oauth-clients create`", c.Clients)
 	}
 	if m.policy == "" {
 		m.note("there is no policy: as with headscale every device may reach every other; `heddle policy set` changes that")
