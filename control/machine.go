@@ -10,7 +10,7 @@ import (
 	"heddle/control/noise"
 	"heddle/control/tailnet"
 	"heddle/control/tailnet/httpcode"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"github.com/go-chi/chi/v5"
 	"tailscale.com/tailcfg"

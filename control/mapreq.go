@@ -7,7 +7,7 @@ import (
 
 	"heddle/control/netmap"
 	"heddle/control/tailnet"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"tailscale.com/tailcfg"
 )

@@ -10,7 +10,7 @@ import (
 
 	"heddle/control/pending"
 	"heddle/control/tailnet"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"

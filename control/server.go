@@ -21,7 +21,7 @@ import (
 	"heddle/control/oidc"
 	"heddle/control/pending"
 	"heddle/control/tailnet"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"github.com/go-chi/chi/v5"
 	"tailscale.com/tailcfg"

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"tailscale.com/types/key"
 )

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"github.com/tailscale/peercred"
 	"golang.org/x/sync/semaphore"

@@ -41,13 +41,13 @@ type diffKey struct{ from, to uint64 }
 // snapshots share.
 func (e *Encoder) diff(from, to *tailnet.Snapshot) *diff {
 	key := diffKey{from.Version(), to.Version()}
-	d := e.spans.getOrPut(key, func() any {
+	d := e.spans.GetOrPut(key, func() any {
 		return &diff{peers: map[peersKey]*peersDelta{}, chunks: map[chunkKey]*chunk{}}
 	}).(*diff)
 	d.once.Do(func() {
 		d.fill(from, to)
 		// A changed node holds on to what it was before, which is gone otherwise.
-		e.spans.grow(key, 500+1000*len(d.nodes)+100*(len(d.routers)-len(d.nodes)))
+		e.spans.Grow(key, 500+1000*len(d.nodes)+100*(len(d.routers)-len(d.nodes)))
 	})
 	return d
 }
@@ -284,7 +284,7 @@ func (e *Encoder) peers(d *diff, from, to *tailnet.Snapshot, id tailnet.NodeID) 
 	d.mu.Unlock()
 	p.once.Do(func() {
 		p.find(e, d, key, from, to, id)
-		e.spans.grow(diffKey{from.Version(), to.Version()}, p.cost())
+		e.spans.Grow(diffKey{from.Version(), to.Version()}, p.cost())
 	})
 	return p
 }

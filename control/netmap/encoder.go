@@ -2,13 +2,13 @@ package netmap
 
 import (
 	"log/slog"
-	"math"
 	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"heddle/control/netmap/cache"
 	"heddle/control/tailnet"
 	"heddle/policy"
 
@@ -57,8 +57,8 @@ type Extra struct {
 type Encoder struct {
 	opts  Options
 	log   *slog.Logger
-	cache *cache // of pieces
-	spans *cache // of diffs
+	cache *cache.Cache // of pieces
+	spans *cache.Cache // of diffs
 	ids   atomic.Uint64
 	views views
 	known blocks
@@ -81,25 +81,30 @@ func NewEncoder(o Options) *Encoder {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Encoder{
+	return &Encoder{
 		opts: o, log: o.Log,
-		cache: newCache(o.CacheBytes/4, math.MaxInt), spans: newCache(o.CacheBytes/4, maxSpans),
+		cache: cache.New(cache.Limit{Bytes: o.CacheBytes / 4}),
+		// All sessions take up the same two snapshots now and the next two soon: to forget what
+		// differs between them would be to work it out again for each.
+		spans: cache.New(cache.Limit{Bytes: o.CacheBytes / 4, MaxItems: maxSpans, MinItems: 2}),
 		views: views{limit: o.CacheBytes / 2, byMember: map[tailnet.NodeID]*view{}},
 		left:  map[tailnet.NodeID]string{},
 	}
-	// All sessions take up the same two snapshots now and the next two soon: to forget what
-	// differs between them would be to work it out again for each.
-	e.spans.minItems = 2
-	return e
+}
+
+// Stats tell how well messages are shared, and what is kept for it.
+type Stats struct {
+	cache.Stats
+	Limit int // of Bytes
 }
 
 // Stats tells how the shared parts are used.
 func (e *Encoder) Stats() Stats {
 	s := Stats{Limit: e.opts.CacheBytes}
-	e.cache.addTo(&s)
-	e.spans.addTo(&s)
-	e.views.addTo(&s)
-	e.known.addTo(&s)
+	e.cache.AddTo(&s.Stats)
+	e.spans.AddTo(&s.Stats)
+	e.views.addTo(&s.Stats)
+	e.known.addTo(&s.Stats)
 	return s
 }
 
@@ -193,7 +198,7 @@ func (e *Encoder) Delta(from, to *tailnet.Snapshot, v Viewer, now time.Time) (m 
 	m, fresh := p.share(o.key(v.Plain), func() Message { return e.delta(o, p, v) }, d.ready.Load() < int64(e.opts.CacheBytes/16))
 	if fresh {
 		d.ready.Add(int64(m.Len()))
-		e.spans.grow(diffKey{from.Version(), to.Version()}, 100+m.Len())
+		e.spans.Grow(diffKey{from.Version(), to.Version()}, 100+m.Len())
 	}
 	return m, true, nil
 }

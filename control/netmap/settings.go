@@ -24,11 +24,11 @@ type contentKey struct {
 // intern returns the piece with that text, which it takes over.
 func (e *Encoder) intern(plain []byte) *piece {
 	key := contentKey{maphash.Bytes(seed, plain), len(plain)}
-	if p, ok := e.cache.get(key).(*piece); ok && bytes.Equal(p.plain, plain) {
+	if p, ok := e.cache.Get(key).(*piece); ok && bytes.Equal(p.plain, plain) {
 		return p
 	}
 	p := newPiece(e.ids.Add(1), plain)
-	e.cache.put(key, p, p.cost())
+	e.cache.Put(key, p, p.cost())
 	return p
 }
 
@@ -38,11 +38,11 @@ func (p *piece) cost() int { return 200 + len(p.plain) + len(p.z) }
 // once returns the piece that encode makes, and keeps it under a key that names what it encodes, by
 // where it is. That is kept with it, and takes some times the room of its text.
 func (e *Encoder) once(key any, encode func() []byte) *piece {
-	if p, ok := e.cache.get(key).(*piece); ok {
+	if p, ok := e.cache.Get(key).(*piece); ok {
 		return p
 	}
 	p := e.intern(encode())
-	e.cache.put(key, p, 100+4*len(p.plain))
+	e.cache.Put(key, p, 100+4*len(p.plain))
 	return p
 }
 

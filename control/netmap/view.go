@@ -8,6 +8,7 @@ import (
 	"sync"
 	"weak"
 
+	"heddle/control/netmap/cache"
 	"heddle/control/tailnet"
 	"heddle/policy"
 )
@@ -113,7 +114,7 @@ type views struct {
 	evicted  uint64
 }
 
-func (vs *views) addTo(s *Stats) {
+func (vs *views) addTo(s *cache.Stats) {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	s.Evicted += vs.evicted
@@ -466,7 +467,7 @@ func (k *blocks) get(key blockKey, same func(*block) bool, make func() *block) *
 	return b
 }
 
-func (k *blocks) addTo(s *Stats) {
+func (k *blocks) addTo(s *cache.Stats) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s.Hits += k.hits

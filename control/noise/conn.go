@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"heddle/control/h2"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"tailscale.com/control/controlbase"
 	"tailscale.com/types/key"

@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"heddle/control/h2"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"github.com/coder/websocket"
 	"tailscale.com/control/controlbase"

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"golang.org/x/oauth2"
 )

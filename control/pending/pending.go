@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"heddle/control/tailnet"
-	"heddle/site"
+	"heddle/control/tailnet/site"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"

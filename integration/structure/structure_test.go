@@ -43,27 +43,28 @@ var table = map[string]rule{
 	"control/tailnet":             {[]string{"policy"}, slices.Concat(storage, wire)},
 	"control/tailnet/tailnettest": {[]string{"control/tailnet"}, slices.Concat(storage, wire)},
 	"control/tailnet/httpcode":    {[]string{"control/tailnet"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
-	"control/netmap":              {domain, slices.Concat(storage, wire, []string{"os", "net"})},
+	"control/tailnet/site":        {nil, slices.Concat(storage, wire)},
+	"control/netmap":              {append([]string{"control/netmap/cache"}, domain...), slices.Concat(storage, wire, []string{"os", "net"})},
+	"control/netmap/cache":        {nil, slices.Concat(storage, wire)},
 	"control/h2":                  {nil, slices.Concat(storage, []string{"google.golang.org/grpc"})},
-	"control/noise":               {[]string{"control/h2", "site"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
+	"control/noise":               {[]string{"control/h2", "control/tailnet/site"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/webhook":             {[]string{"control/tailnet"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
-	"control/pending":             {append([]string{"site"}, domain...), slices.Concat(storage, wire)},
+	"control/pending":             {append([]string{"control/tailnet/site"}, domain...), slices.Concat(storage, wire)},
 	"control/idtoken":             {domain, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/check":               {domain, slices.Concat(storage, wire)},
-	"control/oidc":                {append([]string{"site"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
+	"control/oidc":                {append([]string{"control/tailnet/site"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/login":               {append([]string{"control/check", "control/oidc", "control/pending", "control/tailnet/httpcode"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
-	"control":                     {append([]string{"control/check", "control/idtoken", "control/login", "control/netmap", "control/noise", "control/oidc", "control/pending", "control/tailnet/httpcode", "site"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
+	"control":                     {append([]string{"control/check", "control/idtoken", "control/login", "control/netmap", "control/noise", "control/oidc", "control/pending", "control/tailnet/httpcode", "control/tailnet/site"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"control/controltest":         {append([]string{"control", "control/check", "control/idtoken", "control/netmap", "control/noise", "control/oidc", "control/pending", "control/tailnet/tailnettest"}, domain...), slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"db":                          {append([]string{"db/dirlock"}, domain...), wire},
 	"db/dirlock":                  {[]string{"control/tailnet"}, slices.Concat(storage, wire)},
 	"db/headscale":                {[]string{"control/tailnet"}, wire},
 	"db/pgserver":                 {nil, wire},
-	"derp":                        {[]string{"site"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
-	"site":                        {nil, slices.Concat(storage, wire)},
+	"derp":                        {[]string{"control/tailnet/site"}, slices.Concat(storage, []string{"google.golang.org/grpc"})},
 	"proto":                       {nil, nil},
 	"proto/heddle/v1":             {nil, storage},
 	"api":                         {append([]string{"api/callers", "api/hosted", "api/explain", "api/news", "api/rest", "api/wire", "proto/heddle/v1"}, domain...), storage},
-	"api/callers":                 {append([]string{"site"}, domain...), storage},
+	"api/callers":                 {append([]string{"control/tailnet/site"}, domain...), storage},
 	"api/explain":                 {append([]string{"proto/heddle/v1", "policy/impact"}, domain...), storage},
 	"api/wire":                    {append([]string{"proto/heddle/v1"}, domain...), slices.Concat(storage, wire)},
 	"api/news":                    {[]string{"control/tailnet"}, slices.Concat(storage, wire)},
@@ -120,6 +121,23 @@ const (
 
 var exceptions = map[string]string{
 	"package control/tailnet: lines": "the deep module: the rules of one writer share its draft, and would only pass it around",
+}
+
+// top is what the root of the project holds, besides what is hidden.
+var top = []string{
+	"Dockerfile", "README.md", "api", "cmd", "control", "db", "deploy", "derp", "docs", "go.mod", "go.sum", "integration", "policy", "proto",
+}
+
+func TestTopLevel(t *testing.T) {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && !slices.Contains(top, e.Name()) {
+			t.Errorf("%s does not belong into the root of the project", e.Name())
+		}
+	}
 }
 
 type pkg struct {

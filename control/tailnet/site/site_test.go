@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"heddle/site"
+	"heddle/control/tailnet/site"
 )
 
 func TestOf(t *testing.T) {
