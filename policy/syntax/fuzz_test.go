@@ -20,6 +20,7 @@ func FuzzParse(f *testing.F) {
 		`{"ssh": [{"action": "check", "checkPeriod": "1h", "src": ["autogroup:member"], "dst": ["autogroup:self"], "users": ["localpart:*@b.c", "root"], "recorder": "tag:r"}]}`,
 		`{"nodeAttrs": [{"target": ["*"], "attr": ["x"], "app": {"a/b": [1]}, "ipPool": ["100.64.0.0/16"]}], "autoApprovers": {"routes": {"::/0": ["a@b.c"]}, "services": {"svc:s": []}}}`,
 		`{"tests": [{"src": "a@b.c", "proto": "tcp", "accept": ["[::1]:1"], "srcPostureAttrs": {"node:os": "x"}}], "sshTests": [{"dst": ["1.2.3.4"], "check": ["r"]}]}`,
+		`{"attrConfig": {"custom:x": {"type": "bool", "allowSetByNode": true, "broadcastToPeers": ["tag:x"]}, "custom:": {"type": 1}}}`,
 		`{"derpMap": {"Regions": {"1": null, "900": {"RegionID": 900}}}, "OneCGNATRoute": "mac-never", "disableIPv4": true}`,
 	} {
 		f.Add(text)

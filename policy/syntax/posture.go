@@ -2,6 +2,7 @@ package syntax
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -53,6 +54,9 @@ func (p *parser) postures(v *hujson.Value) {
 	})
 }
 
+// customName is what an attribute can be called that is set here; see tailnet.Tx.SetAttribute.
+var customName = regexp.MustCompile(`^custom:[A-Za-z][A-Za-z0-9_]{0,49}$`)
+
 var customFields = newSchema("attrConfig entry", "type", "allowSetByNode", "broadcastToPeers")
 
 // attrConfig reads what custom attributes are like, and which of them devices may set of themselves.
@@ -60,8 +64,8 @@ func (p *parser) attrConfig(v *hujson.Value) {
 	p.members(v, "attrConfig", func(key text, v *hujson.Value) {
 		var c Custom
 		before := p.noted
-		if name, ok := strings.CutPrefix(key.s, "custom:"); !ok || name == "" || strings.ContainsAny(name, " \t\r\n:") {
-			p.fail(key.off, "attrConfig[%q]: attributes are called custom:NAME", key.s)
+		if !customName.MatchString(key.s) {
+			p.fail(key.off, "attrConfig[%q]: attributes are called custom:NAME, with a letter and then up to 49 letters, digits and _", key.s)
 		}
 		p.fields(v, customFields, func(name string, v *hujson.Value) {
 			field := "attrConfig[" + key.s + "]." + name

@@ -45,6 +45,7 @@ func TestRejected(t *testing.T) {
 
 		{"attrConfig name", `{"attrConfig": {§"tier": {}}}`, `attributes are called custom:NAME`},
 		{"attrConfig of a node attribute", `{"attrConfig": {§"node:os": {"allowSetByNode": true}}}`, `attributes are called custom:NAME`},
+		{"attrConfig with a hyphen", `{"attrConfig": {§"custom:my-tier": {}}}`, `letters, digits and _`},
 		{"attrConfig type", `{"attrConfig": {"custom:tier": {"type": §"int"}}}`, `"int" is not "string", "bool" or "number"`},
 		{"attrConfig flag", `{"attrConfig": {"custom:tier": {"allowSetByNode": §"yes"}}}`, `must be true or false`},
 		{"attrConfig unknown field", `{"attrConfig": {"custom:tier": {§"allowSet": true}}}`, `the fields are allowSetByNode, broadcastToPeers, type`},
