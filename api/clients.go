@@ -106,7 +106,11 @@ func (s oauthClients) UpdateOAuthClient(ctx context.Context, req *v1.UpdateOAuth
 	if err != nil {
 		return nil, err
 	}
-	return &v1.UpdateOAuthClientResponse{Client: wire.Client(snap, snap.APIKey(id))}, nil
+	k := snap.APIKey(id)
+	if k == nil { // another update of the same batch deleted it
+		return nil, tailnet.Errorf(tailnet.NotFound, "OAuth client %d was deleted just now", id)
+	}
+	return &v1.UpdateOAuthClientResponse{Client: wire.Client(snap, k)}, nil
 }
 
 func (s oauthClients) DeleteOAuthClient(ctx context.Context, req *v1.DeleteOAuthClientRequest) (*v1.DeleteOAuthClientResponse, error) {

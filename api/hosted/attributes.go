@@ -70,7 +70,10 @@ func (s *Server) setAttribute(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAttributes(snap.Node(n.ID)), nil
+	if n = snap.Node(n.ID); n == nil {
+		return nil, tailnet.Errorf(tailnet.NotFound, "the device was removed in the same moment")
+	}
+	return newAttributes(n), nil
 }
 
 func (s *Server) deleteAttribute(c *call) (any, error) {

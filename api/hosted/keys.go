@@ -256,7 +256,10 @@ func (s *Server) setKey(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.apiKey(snap.APIKey(k.ID)), nil
+	if k = snap.APIKey(k.ID); k == nil {
+		return nil, tailnet.Errorf(tailnet.NotFound, "the OAuth client was deleted in the same moment")
+	}
+	return c.apiKey(k), nil
 }
 
 func (s *Server) deleteKey(c *call) (any, error) {
