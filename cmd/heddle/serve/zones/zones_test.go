@@ -364,3 +364,26 @@ func TestNameServersOfCloudflare(t *testing.T) {
 		t.Errorf("those of no zone: %q", got)
 	}
 }
+
+// Whatever comes back, there is an end to it and no crash.
+func FuzzAnswers(f *testing.F) {
+	f.Add(200, `{"success": true, "result": [{"id": "1", "name": "example.com", "status": "active"}], "result_info": {"total_pages": 2}}`)
+	f.Add(403, `{"success": false, "errors": [{"code": 9109, "message": "no", "error_chain": [{"code": 1}]}]}`)
+	f.Add(200, `<ListHostedZonesByNameResponse xmlns="https://route53.amazonaws.com/doc/2013-04-01/"><HostedZones><HostedZone><Id>/hostedzone/Z</Id><Name>example.com.</Name></HostedZone></HostedZones><IsTruncated>true</IsTruncated></ListHostedZonesByNameResponse>`)
+	f.Add(200, `{"success": true, "result": null, "errors": [null]}`)
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		alone(t)
+		answer := dnsapi.Client(dnsapi.Say(200+(status&1023)%400, body))
+		synctest.Test(t, func(t *testing.T) {
+			amazon, err := zones.NewRoute53(t.Context(), zones.Route53Options{AccessKeyID: keyID, SecretAccessKey: secret, Client: answer})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range []provider{zones.NewCloudflare(token, "", answer), amazon} {
+				p.ListZones(t.Context())
+				p.AppendRecords(t.Context(), "example.com", proof("one"))
+				p.DeleteRecords(t.Context(), "example.com", proof("one"))
+			}
+		})
+	})
+}
