@@ -96,7 +96,7 @@ func (a *app) listNodes(ctx context.Context, req *v1.ListNodesRequest) error {
 
 func (a *app) printNodes(list []*v1.Node) {
 	t := show.NewTable("ID", "NAME", "OWNER", "ADDRESS", "STATUS", "LAST SEEN", "EXPIRES", "ROUTES")
-	t.Cut, t.Drop = []string{"OWNER"}, []string{"EXPIRES", "OWNER", "ROUTES"}
+	t.Cut, t.Drop = []string{"OWNER"}, []string{"EXPIRES", "OWNER", "ROUTES", "LAST SEEN"}
 	waiting := false
 	for _, n := range list {
 		routes := "-"

@@ -122,6 +122,8 @@ var commands = map[string]string{
 	"WebhookService.TestWebhook":   "webhooks test HOOK",
 	"WebhookService.DeleteWebhook": "webhooks delete HOOK --yes",
 
+	"ConfigService.ReloadConfig": "reload",
+
 	"WatchService.Watch": "nodes list --watch",
 }
 
@@ -193,6 +195,7 @@ func full(t *testing.T) *world {
 	t.Cleanup(func() { log.Close() })
 	w := newWorld(t, func(o *api.Options) {
 		o.Audit, o.Debug.Level = log, new(slog.LevelVar)
+		o.Reload = func(context.Context) (*api.Reloaded, error) { return &api.Reloaded{}, nil }
 		o.Debug.Netmap = func(context.Context, tailnet.NodeID) (*api.Netmap, error) {
 			return &api.Netmap{CapVer: 142, Full: api.Payload{Wire: []byte("x"), JSON: []byte("{}")}}, nil
 		}
