@@ -18,6 +18,7 @@ import (
 	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
 	"heddle/db"
+	"heddle/db/pgserver"
 
 	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
@@ -203,6 +204,60 @@ func TestRestoreReplacesNothing(t *testing.T) {
 	}
 	if _, _, err := archive.Restore(t.Context(), configOf(t, fresh), file, nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A database of its own server is filled when all else is in place, so that a try that failed can be
+// made again; and one with a tailnet leaves no files behind.
+func TestRestoreIntoPostgreSQL(t *testing.T) {
+	if err := pgserver.Missing(); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	server, err := pgserver.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	url, err := server.Database(t.Context(), "restored")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := newServer(t)
+	file := filepath.Join(t.TempDir(), "b")
+	if _, err := archive.Make(t.Context(), archive.SourceOf(configOf(t, dir, "backup: {dir: "+dir+"/backups}"), "v1", nil), file, moment); err != nil {
+		t.Fatal(err)
+	}
+	fresh := t.TempDir()
+	target := configOf(t, fresh, "database: {url: '"+url+"'}")
+	blocked := filepath.Join(fresh, "acme")
+	if err := os.Symlink("nowhere", blocked); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := archive.Restore(t.Context(), target, file, nil); err == nil {
+		t.Fatal("files were placed below a link to nowhere")
+	}
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := archive.Restore(t.Context(), target, file, nil); err != nil {
+		t.Fatal("another try:", err)
+	}
+	want := map[string]string{"acme/example.com/cert.pem": "cert", "derp.key": "privkey:2\n", "noise.key": "privkey:1\n"}
+	if diff := cmp.Diff(want, list(t, fresh)); diff != "" {
+		t.Errorf("restored files (-want +got):\n%s", diff)
+	}
+
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "derp.key"), []byte("privkey:2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = archive.Restore(t.Context(), configOf(t, other, "database: {url: '"+url+"'}"), file, nil)
+	wantCode(t, err, tailnet.Conflict, "has a tailnet already")
+	if diff := cmp.Diff(map[string]string{"derp.key": "privkey:2\n"}, list(t, other)); diff != "" {
+		t.Errorf("what is left of a refused restore (-want +got):\n%s", diff)
 	}
 }
 

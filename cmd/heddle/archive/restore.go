@@ -63,10 +63,20 @@ func Install(ctx context.Context, cfg *config.Config, fill func(work string) (*M
 	if err := db.Save(ctx, db.Options{Path: DatabaseIn(work)}, ready); err != nil { // which is heddle's, then
 		return nil, img, fmt.Errorf("the database to install cannot be used: %w", err)
 	}
-	if img, err = prepare(ctx, cfg, ready); err != nil {
+	if img, err = load(ctx, ready); err != nil {
 		return nil, img, fmt.Errorf("the database to install cannot be used: %w", err)
 	}
-	return m, img, place(cfg, m, work, ready)
+	placed, err := placeFiles(cfg, m, work)
+	if err != nil {
+		return nil, img, err
+	}
+	err = placeDatabase(ctx, cfg, ready) // the last: without it nothing counts, and another try goes on
+	if tailnet.CodeOf(err) == tailnet.Conflict {
+		for _, path := range placed {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return m, img, err
 }
 
 // DatabaseIn is the database in a directory that Install fills.
@@ -75,22 +85,14 @@ func DatabaseIn(work string) string { return filepath.Join(work, databaseName) }
 // FileIn is the file of that name, with slashes, in a directory that Install fills.
 func FileIn(work, name string) string { return filepath.Join(work, filesDir, filepath.FromSlash(name)) }
 
-// prepare checks the database, brings it up to date, and copies it if it belongs into another.
-func prepare(ctx context.Context, cfg *config.Config, ready string) (img tailnet.Image, err error) {
+// load checks the database and brings it up to date.
+func load(ctx context.Context, ready string) (img tailnet.Image, err error) {
 	copied, err := db.Open(ctx, db.Options{Path: ready})
 	if err != nil {
 		return img, err
 	}
-	defer func() { err = errors.Join(err, copied.Close()) }()
-	if img, err = copied.Load(ctx, tailnet.Default); err != nil || cfg.Database.URL.IsZero() {
-		return img, err
-	}
-	target, err := db.Open(ctx, Database(cfg))
-	if err != nil {
-		return img, err
-	}
-	_, err = copied.CopyTo(ctx, target)
-	return img, errors.Join(err, target.Close())
+	img, err = copied.Load(ctx, tailnet.Default)
+	return img, errors.Join(err, copied.Close())
 }
 
 // collisions refuses to replace what is there. What is the same already does no harm: an earlier
@@ -119,24 +121,41 @@ func same(a, b string) bool {
 	return err1 == nil && err2 == nil && bytes.Equal(x, y)
 }
 
-// place moves what was unpacked to where it belongs, the database last: without it nothing counts.
-func place(cfg *config.Config, m *Manifest, work, ready string) error {
+// placeFiles moves what was unpacked to where it belongs. It returns what was not there before.
+func placeFiles(cfg *config.Config, m *Manifest, work string) (placed []string, err error) {
 	for _, name := range m.Files {
 		to := filepath.Join(cfg.DataDir, filepath.FromSlash(name))
 		if _, err := os.Lstat(to); err == nil {
 			continue // the same, see collisions
 		}
 		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			return err
+			return placed, err
 		}
 		if err := publish(FileIn(work, name), to); err != nil {
-			return err
+			return placed, err
 		}
+		placed = append(placed, to)
 	}
-	if !cfg.Database.URL.IsZero() {
-		return nil
+	return placed, nil
+}
+
+// placeDatabase moves the database to where it belongs, or copies it into another server's. It fails with
+// Conflict if there is a tailnet, and changes nothing then.
+func placeDatabase(ctx context.Context, cfg *config.Config, ready string) (err error) {
+	if cfg.Database.URL.IsZero() {
+		return publish(ready, filepath.Join(cfg.DataDir, databaseName))
 	}
-	return publish(ready, filepath.Join(cfg.DataDir, databaseName))
+	from, err := db.Open(ctx, db.Options{Path: ready})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	to, err := db.Open(ctx, Database(cfg))
+	if err != nil {
+		return err
+	}
+	_, err = from.CopyTo(ctx, to)
+	return errors.Join(err, to.Close())
 }
 
 // ErrSealed says that a backup is encrypted and none of the keys opens it.
