@@ -40,7 +40,7 @@ type Config struct {
 
 	// The reverse proxies whose X-Forwarded-For and X-Forwarded-Proto headers
 	// count, as addresses or prefixes. Headers from anybody else are ignored.
-	TrustedProxies []netip.Prefix `key:"trusted_proxies" reload:"restart" example:"[127.0.0.1/32, 10.0.0.0/8]"`
+	TrustedProxies []netip.Prefix `key:"trusted_proxies" reload:"live" example:"[127.0.0.1/32, 10.0.0.0/8]"`
 
 	Storage `key:",inline"`
 

@@ -34,7 +34,7 @@ var (
 // that whoever comes next has a chance, however many addresses a flood comes from.
 type guard struct {
 	bounds
-	proxies []netip.Prefix
+	proxies func() []netip.Prefix // that are trusted at present; nil: none ever
 	log     *slog.Logger
 
 	mu     sync.Mutex
@@ -48,7 +48,7 @@ type opened struct {
 	at   time.Time
 }
 
-func newGuard(b bounds, proxies []netip.Prefix, log *slog.Logger) *guard {
+func newGuard(b bounds, proxies func() []netip.Prefix, log *slog.Logger) *guard {
 	return &guard{bounds: b, proxies: proxies, log: log, conns: map[net.Conn]opened{}, of: map[netip.Addr][]net.Conn{}}
 }
 
@@ -187,7 +187,10 @@ func group(addr netip.Addr) netip.Addr {
 }
 
 func (g *guard) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(g.proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+	if g.proxies == nil {
+		return false
+	}
+	return slices.ContainsFunc(g.proxies(), func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // behindProxies tells the handlers who is behind a trusted reverse proxy:
@@ -195,7 +198,7 @@ func (g *guard) trusts(addr netip.Addr) bool {
 // trusted proxy's, and a request that reached the proxy by TLS counts as such.
 // What anybody else says in these headers is ignored.
 func (g *guard) behindProxies(next http.Handler) http.Handler {
-	if len(g.proxies) == 0 {
+	if g.proxies == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

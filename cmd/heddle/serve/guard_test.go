@@ -15,7 +15,7 @@ import (
 var quiet = slog.New(slog.DiscardHandler)
 
 func TestForwardedHeadersCountOnlyFromTrustedProxies(t *testing.T) {
-	g := newGuard(forStrangers, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.1/32")}, quiet)
+	g := newGuard(forStrangers, trusting("10.0.0.0/8", "127.0.0.1/32"), quiet)
 	for _, c := range []struct {
 		remote, forwarded, proto string
 		want                     string
@@ -96,7 +96,7 @@ func TestOneAddressCannotHoldAllConnections(t *testing.T) {
 // whoever comes next is let in, and the oldest goes. One address that has more than the others
 // pays first.
 func TestFloodFromManyAddresses(t *testing.T) {
-	g := newGuard(forStrangers, []netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}, quiet)
+	g := newGuard(forStrangers, trusting("2001:db8:ffff::1/128"), quiet)
 	var conns []*pretended
 	come := func(from string) *pretended {
 		c := &pretended{from: from}
@@ -156,3 +156,11 @@ func (p *pretended) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(p.from))
 }
 func (p *pretended) Close() error { p.closed = true; return nil }
+
+func trusting(prefixes ...string) func() []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range prefixes {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return func() []netip.Prefix { return all }
+}

@@ -116,6 +116,7 @@ func (s *server) parts() []livePart {
 	return []livePart{
 		{[]string{"log.level"}, s.prepareLevel},
 		{[]string{"audit.retention"}, nil},
+		{[]string{"trusted_proxies"}, s.prepareProxies},
 		{[]string{"tls.cert_file", "tls.key_file"}, s.prepareCertificate},
 		{[]string{"derp.files", "derp.urls", "derp.update_interval"}, s.prepareSources},
 		{[]string{
@@ -246,6 +247,12 @@ func (s *server) prepareCertificate(_ context.Context, cfg *config.Config) (chan
 		err = fmt.Errorf("%s and %s cannot be used: %s", cfg.TLS.CertFile, cfg.TLS.KeyFile, strings.TrimPrefix(err.Error(), "tls: "))
 	}
 	return change{take: use}, err
+}
+
+// prepareProxies has nothing to do: who is trusted is looked up for each request. But without TLS the listeners speak
+// HTTP/2 only if there were some at the start.
+func (s *server) prepareProxies(_ context.Context, cfg *config.Config) (change, error) {
+	return change{waits: len(s.cfg.TrustedProxies) == 0 && len(cfg.TrustedProxies) > 0}, nil
 }
 
 // preparePins lays what the configuration fixes of DNS over the tailnet's own settings.

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,7 +218,8 @@ func TestReload(t *testing.T) {
 		// What needs a restart is told each time, and keeps what it had.
 		{"netmap: {cache_mb: 32}\nlisten_addr: ':444'\nlog: {level: warn}\n", []string{"audit.retention", "log.level", "tls.cert_file", "tls.key_file"}, []string{"listen_addr", "netmap.cache_mb"}, "WARN"},
 		{"netmap: {cache_mb: 32}\nlisten_addr: ':444'\nlog: {level: warn}\n", nil, []string{"listen_addr", "netmap.cache_mb"}, "WARN"},
-		{"dns: {base_domain: other.example}\n", []string{"log.level"}, []string{"dns.base_domain"}, "INFO"},
+		{"trusted_proxies: [192.0.2.0/24]\n", []string{"log.level"}, []string{"trusted_proxies"}, "INFO"}, // there were none
+		{"dns: {base_domain: other.example}\n", nil, []string{"dns.base_domain"}, "INFO"},
 		{"tls: {acme: {email: a@example.com}}\n", nil, []string{"http_listen_addr", "listen_addr", "tls.acme.challenges", "tls.acme.email", "tls.cert_file", "tls.key_file"}, "INFO"},
 		// The certificate of another name waits for that name.
 		{"tls: {cert_file: cert2, key_file: key2}\naddresses: {allocation: random}\n", []string{"tls.cert_file", "tls.key_file"}, []string{"addresses.allocation"}, "INFO"},
@@ -247,6 +249,33 @@ func TestReloadOfAnotherName(t *testing.T) {
 	}
 	if sum := r.sum(); sum != before {
 		t.Errorf("in force is %s, was %s", sum, before)
+	}
+}
+
+// TestReloadOfProxies: requests are looked at by what is in force when they come.
+func TestReloadOfProxies(t *testing.T) {
+	r := newReloadable(t)
+	r.cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")} // those of the start
+	h := newGuard(forStrangers, r.proxies, r.Log).behindProxies(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		fmt.Fprint(w, req.RemoteAddr)
+	}))
+	for _, tt := range []struct{ proxies, applied, want string }{
+		{"192.0.2.2", "[trusted_proxies]", "203.0.113.7:0"},
+		{"192.0.2.3", "[trusted_proxies]", "192.0.2.2:99"},
+		{"192.0.2.0/24", "[trusted_proxies]", "203.0.113.7:0"},
+		{"", "[trusted_proxies]", "192.0.2.2:99"},
+	} {
+		r.configure("trusted_proxies: [" + tt.proxies + "]\n")
+		if got := r.must(); fmt.Sprint(got.Applied) != tt.applied || got.NeedsRestart != nil {
+			t.Errorf("%s: %+v", tt.proxies, got)
+		}
+		req, w := httptest.NewRequest("GET", "/", nil), httptest.NewRecorder()
+		req.RemoteAddr = "192.0.2.2:99"
+		req.Header.Set("X-Forwarded-For", "203.0.113.7")
+		h.ServeHTTP(w, req)
+		if got := w.Body.String(); got != tt.want {
+			t.Errorf("with %s trusted the request comes from %s, want %s", tt.proxies, got, tt.want)
+		}
 	}
 }
 

@@ -279,6 +279,9 @@ func (s *server) serveSockets(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.api.ServeSocket(ctx, local) })
 }
 
+// proxies are the reverse proxies that are trusted at present.
+func (s *server) proxies() []netip.Prefix { return s.config().TrustedProxies }
+
 // listener is what one HTTP server serves.
 type listener struct {
 	net.Listener
@@ -288,7 +291,7 @@ type listener struct {
 
 // serve runs one HTTP server until ctx ends.
 func (s *server) serve(ctx context.Context, g *errgroup.Group, l listener, h http.Handler) {
-	guard := newGuard(l.bounds, s.cfg.TrustedProxies, s.Log)
+	guard := newGuard(l.bounds, s.proxies, s.Log)
 	srv := &http.Server{
 		Handler:           guard.behindProxies(h),
 		ConnState:         guard.connState,
