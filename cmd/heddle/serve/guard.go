@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"heddle/control/tailnet/site"
 )
 
 // bounds are on connections that a server still holds: those on which a
@@ -39,17 +41,17 @@ type guard struct {
 
 	mu     sync.Mutex
 	conns  map[net.Conn]opened
-	of     map[netip.Addr][]net.Conn // oldest first
+	of     map[netip.Prefix][]net.Conn // oldest first
 	warned time.Time
 }
 
 type opened struct {
-	from netip.Addr
+	from netip.Prefix
 	at   time.Time
 }
 
 func newGuard(b bounds, proxies func() []netip.Prefix, log *slog.Logger) *guard {
-	return &guard{bounds: b, proxies: proxies, log: log, conns: map[net.Conn]opened{}, of: map[netip.Addr][]net.Conn{}}
+	return &guard{bounds: b, proxies: proxies, log: log, conns: map[net.Conn]opened{}, of: map[netip.Prefix][]net.Conn{}}
 }
 
 // connState is the http.Server's hook.
@@ -75,7 +77,7 @@ func cut(c net.Conn) {
 // enter counts a connection and returns the one that must end for it, which may be itself.
 func (g *guard) enter(c net.Conn) (out net.Conn) {
 	remote := address(c.RemoteAddr().String())
-	from := group(remote)
+	from := site.Of(remote)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.of[from]) >= g.byAddr && !g.trusts(remote) {
@@ -126,10 +128,10 @@ func (g *guard) leaveLocked(c net.Conn) {
 }
 
 // warnLocked tells now and then that connections are refused or cut.
-func (g *guard) warnLocked(addr netip.Addr) {
+func (g *guard) warnLocked(from netip.Prefix) {
 	if now := time.Now(); now.Sub(g.warned) > time.Minute {
 		g.warned = now
-		g.log.Warn("too many connections without a request: some are refused or cut", "open", len(g.conns), "remote", addr)
+		g.log.Warn("too many connections without a request: some are refused or cut", "open", len(g.conns), "remote", from)
 	}
 }
 
@@ -175,15 +177,6 @@ func address(text string) netip.Addr {
 	}
 	addr, _ := netip.ParseAddr(text)
 	return addr.Unmap().WithZone("")
-}
-
-// group is what counts as one address: for IPv6 the /64 that one customer has.
-func group(addr netip.Addr) netip.Addr {
-	if addr.Is6() {
-		p, _ := addr.Prefix(64)
-		return p.Addr()
-	}
-	return addr
 }
 
 func (g *guard) trusts(addr netip.Addr) bool {
