@@ -45,7 +45,7 @@ var postgres struct {
 
 func onPostgres(t testing.TB) engine {
 	t.Helper()
-	needPostgres(t)
+	pgserver.Need(t)
 	postgres.once.Do(func() { postgres.server, postgres.err = pgserver.New() })
 	if postgres.err != nil {
 		t.Fatal(postgres.err)
@@ -57,16 +57,6 @@ func onPostgres(t testing.TB) engine {
 			t.Fatal(err)
 		}
 		return db.Options{URL: url}
-	}
-}
-
-func needPostgres(t testing.TB) {
-	t.Helper()
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
 	}
 }
 

@@ -295,12 +295,7 @@ func TestRace(t *testing.T) {
 // A database that is restarted under load loses and doubles nothing: an error means
 // that nothing happened, or says that it may have.
 func TestDatabaseRestarts(t *testing.T) {
-	needPostgres(t)
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := pgserver.Of(t)
 	url, err := server.Database(t.Context(), "heddle")
 	if err != nil {
 		t.Fatal(err)

@@ -206,17 +206,7 @@ func state(t *testing.T, path string) string {
 }
 
 func TestPostgres(t *testing.T) {
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := pgserver.Of(t)
 	types := strings.NewReplacer(" integer PRIMARY KEY AUTOINCREMENT", " bigserial PRIMARY KEY", " integer", " bigint", " datetime", " timestamptz", " blob", " bytea", " numeric", " boolean")
 	for i, r := range releases {
 		t.Run(r.file, func(t *testing.T) {
@@ -240,7 +230,7 @@ func TestPostgres(t *testing.T) {
 			check(t, headscale.Source{URL: url}, r.release)
 		})
 	}
-	_, err = headscale.Read(t.Context(), headscale.Source{URL: "postgres://u:hunter2@127.0.0.1:1/x"})
+	_, err := headscale.Read(t.Context(), headscale.Source{URL: "postgres://u:hunter2@127.0.0.1:1/x"})
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("%v", err)
 	}

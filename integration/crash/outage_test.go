@@ -26,17 +26,7 @@ var outage = flag.Duration("outage", 3*time.Second, "how long the database is aw
 // newPostgres starts a database server and makes a database.
 func newPostgres(t *testing.T) (*pgserver.Server, string) {
 	t.Helper()
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
+	server := pgserver.Of(t)
 	url, err := server.Database(t.Context(), "heddle")
 	if err != nil {
 		t.Fatal(err)

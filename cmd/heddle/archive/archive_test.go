@@ -210,17 +210,7 @@ func TestRestoreReplacesNothing(t *testing.T) {
 // A database of its own server is filled when all else is in place, so that a try that failed can be
 // made again; and one with a tailnet leaves no files behind.
 func TestRestoreIntoPostgreSQL(t *testing.T) {
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := pgserver.Of(t)
 	url, err := server.Database(t.Context(), "restored")
 	if err != nil {
 		t.Fatal(err)

@@ -294,17 +294,7 @@ func checkImage(t *testing.T, img tailnet.Image, release string) {
 
 // TestPostgres moves from one PostgreSQL database to another.
 func TestPostgres(t *testing.T) {
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := pgserver.Of(t)
 	theirs, err := server.Database(t.Context(), "headscale")
 	if err != nil {
 		t.Fatal(err)

@@ -103,17 +103,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 // A server moves to PostgreSQL and back; its backups know either.
 func TestMigrate(t *testing.T) {
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := pgserver.Of(t)
 	url, err := server.Database(t.Context(), "heddle")
 	if err != nil {
 		t.Fatal(err)

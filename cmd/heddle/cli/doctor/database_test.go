@@ -91,17 +91,7 @@ func TestDatabaseFile(t *testing.T) {
 }
 
 func TestDatabaseOnPostgres(t *testing.T) {
-	if err := pgserver.Missing(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	server, err := pgserver.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := pgserver.Of(t)
 	url, err := server.Database(context.Background(), "heddle")
 	if err != nil {
 		t.Fatal(err)
