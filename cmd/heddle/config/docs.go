@@ -168,7 +168,8 @@ stay as they were at its start. Clients stay connected, and get what concerns th
 * What changed in keys that are marked **live** below is in force then; changes of those marked **restart** wait for
   ` + "`systemctl restart heddle`" + `, and are named each time until that.
 * A configuration that cannot be used changes nothing, no key and no file: not one with a mistake anywhere, and neither one whose
-  policy is refused, whose certificate does not go with its key, or whose new ` + "`derp.urls`" + ` do not answer within 10 seconds.
+  policy is refused, whose certificate does not go with its key, or whose new ` + "`derp.urls`" + ` do not answer within 10 seconds. A
+  certificate that has expired, is not valid yet or is for another name than that of ` + "`server_url`" + ` is refused while the one in use is good.
 * ` + "`heddle reload`" + ` tells what was applied, what needs a restart, and what is wrong; with ` + "`-o json`" + ` as ` + "`applied`, `needsRestart`" + `
   and ` + "`failed`" + `. It exits with 0 if the configuration is in force, with 4 if some of it needs a restart, and with 2 if it is refused. The
   log tells the same, also after SIGHUP.

@@ -2,13 +2,16 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,17 +92,29 @@ func (c *Config) checkCertificate(now time.Time) (key string, err error) {
 	if err != nil {
 		return "tls.cert_file", fmt.Errorf("%s does not go with tls.key_file %s: %s", certFile, keyFile, strings.TrimPrefix(err.Error(), "tls: "))
 	}
-	leaf := pair.Leaf
-	if err := leaf.VerifyHostname(c.ServerURL.Hostname()); err != nil {
-		return "tls.cert_file", fmt.Errorf("%s does not fit server_url %s: %s", certFile, c.ServerURL, strings.TrimPrefix(err.Error(), "x509: "))
-	}
-	if now.After(leaf.NotAfter) {
-		return "tls.cert_file", fmt.Errorf("%s expired at %s: renew it", certFile, leaf.NotAfter.Format(time.RFC3339))
-	}
-	if now.Before(leaf.NotBefore) {
-		return "tls.cert_file", fmt.Errorf("%s is not valid before %s: check the clock", certFile, leaf.NotBefore.Format(time.RFC3339))
+	if err := c.Fits(pair.Leaf, now); err != nil {
+		return "tls.cert_file", fmt.Errorf("%s %w", certFile, err)
 	}
 	return "", nil
+}
+
+// Fits says why clients that know server_url would refuse a certificate now, as the rest of a
+// sentence about it; nil if they would not. Who has signed it is not looked at.
+func (c *Config) Fits(leaf *x509.Certificate, now time.Time) error {
+	if host := c.ServerURL.Hostname(); leaf.VerifyHostname(host) != nil {
+		names := slices.Clone(leaf.DNSNames)
+		for _, ip := range leaf.IPAddresses {
+			names = append(names, ip.String())
+		}
+		return fmt.Errorf("is for %s, not for %s of server_url: get one for that name", cmp.Or(strings.Join(names, ", "), "no name"), host)
+	}
+	if now.After(leaf.NotAfter) {
+		return fmt.Errorf("expired at %s: renew it", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if now.Before(leaf.NotBefore) {
+		return fmt.Errorf("is not valid before %s: check the clock", leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // tryDir reports why a directory, which is created if it is not there, could

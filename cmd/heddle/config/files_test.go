@@ -45,7 +45,7 @@ func TestCheck(t *testing.T) {
 			"f.yaml:2: dns.extra_records_path: cannot be read: open DIR/none: no such file or directory\n" +
 				"f.yaml:3: policy.path: cannot be read: open DIR/none: no such file or directory\n" +
 				"f.yaml:4: data_dir: DIR/file is not a directory"},
-		{"other name", strings.Replace(tls, "vpn", "www", 1), now, "f.yaml:1: tls.cert_file: DIR/cert.pem does not fit server_url https://www.example.com: certificate is valid for vpn.example.com, not www.example.com"},
+		{"other name", strings.Replace(tls, "vpn", "www", 1), now, "f.yaml:1: tls.cert_file: DIR/cert.pem is for vpn.example.com, not for www.example.com of server_url: get one for that name"},
 		{"expired", tls, now.Add(2 * time.Hour), "f.yaml:1: tls.cert_file: DIR/cert.pem expired at 2030-05-01T01:00:00Z: renew it"},
 		{"not yet valid", tls, now.Add(-2 * time.Hour), "f.yaml:1: tls.cert_file: DIR/cert.pem is not valid before 2030-04-30T23:00:00Z: check the clock"},
 		{"not a certificate", strings.Replace(tls, "cert.pem", "file", 1), now, "f.yaml:1: tls.cert_file: DIR/file holds no CERTIFICATE block in PEM form"},

@@ -65,6 +65,8 @@ func newReloadable(t *testing.T) *reloadable {
 	r := &reloadable{t: t, dir: t.TempDir(), web: web.URL}
 	r.certificate("cert", "key")
 	r.certificate("cert2", "key2")
+	r.certificateFor("other.example.com", time.Hour, "cert3", "key3")
+	r.certificateFor("vpn.example.com", -time.Hour, "cert4", "key4")
 	for name, text := range map[string]string{
 		"p1.hujson": goodPolicy, "p2.hujson": "// another\n" + goodPolicy, "bad.hujson": badPolicy,
 		"derp.yaml": "regions:\n  900:\n    nodes: [{name: 900a, hostname: nine.example}]\n", "bad.yaml": "region: 1\n",
@@ -92,7 +94,7 @@ func newReloadable(t *testing.T) *reloadable {
 	if err := r.openSources(); err != nil {
 		t.Fatal(err)
 	}
-	if r.sockets.cert, err = certs.FromFiles(cfg.TLS.CertFile, cfg.TLS.KeyFile, r.Log); err != nil {
+	if r.sockets.cert, err = certs.FromFiles(cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.Fits, r.Log); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -137,6 +139,12 @@ func (r *reloadable) configure(more string) {
 
 func (r *reloadable) certificate(certFile, keyFile string) {
 	r.t.Helper()
+	r.certificateFor("vpn.example.com", time.Hour, certFile, keyFile)
+}
+
+// certificateFor makes one that is valid for some time from now on.
+func (r *reloadable) certificateFor(name string, life time.Duration, certFile, keyFile string) {
+	r.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		r.t.Fatal(err)
@@ -145,7 +153,7 @@ func (r *reloadable) certificate(certFile, keyFile string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: serial, DNSNames: []string{"vpn.example.com"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: serial, DNSNames: []string{name}, NotAfter: time.Now().Add(life)}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		r.t.Fatal(err)
@@ -292,7 +300,7 @@ func TestReloadRefused(t *testing.T) {
 		{"wrong value", good + "dns: {nameservers: {global: [nobody]}}\n", "dns.nameservers.global[0]", "heddle.yaml:5: "},
 		{"provider without an issuer", good + "oidc: {providers: [{name: corp, client_id: x}]}\n", "oidc.providers[0]", "issuer is missing"},
 		{"secret that is not there", good + "oidc: {providers: [{name: corp, issuer: 'https://idp.example', client_id: x, client_secret_file: none}]}\n", "oidc.providers[0].client_secret_file", "cannot read the secret"},
-		{"policy with a mistake", good + "policy: {path: bad.hujson}\n", "policy.path", "bad.hujson: "},
+		{"policy with a mistake", good + "policy: {path: bad.hujson}\n", "policy.path", "\nbad.hujson: line 3, column 1: "},
 		{"policy that is not there", good + "policy: {path: none.hujson}\n", "policy.path", "none.hujson: it cannot be read"},
 		{"relays with a mistake", good + "derp: {files: [derp.yaml, bad.yaml]}\n", "derp.files", "bad.yaml"},
 		{"URL without a map", good + "derp: {urls: [WEB/none]}\n", "derp.urls", "gives no DERP map: the answer is 404"},
@@ -300,6 +308,8 @@ func TestReloadRefused(t *testing.T) {
 		{"records that are not there", good + "dns: {extra_records_path: none.json}\n", "dns.extra_records_path", "none.json: it cannot be read"},
 		{"key of another certificate", good + "tls: {cert_file: cert, key_file: key2}\n", "tls.cert_file", "private key does not match public key"},
 		{"certificate that is not there", good + "tls: {cert_file: none, key_file: key}\n", "tls.cert_file", "no such file"},
+		{"certificate of another name", good + "tls: {cert_file: cert3, key_file: key3}\n", "tls.cert_file", "the certificate is for other.example.com, not for vpn.example.com"},
+		{"expired certificate", good + "tls: {cert_file: cert4, key_file: key4}\n", "tls.cert_file", "the certificate expired at "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before, cfg, version := r.sum(), r.config(), r.state.Snapshot().Policy()

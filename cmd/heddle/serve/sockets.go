@@ -96,7 +96,7 @@ func (s *server) openCertificate() (err error) {
 			return fmt.Errorf("tls.acme: %w", err)
 		}
 	case cfg.On():
-		if s.sockets.cert, err = certs.FromFiles(cfg.CertFile, cfg.KeyFile, s.Log); err != nil {
+		if s.sockets.cert, err = certs.FromFiles(cfg.CertFile, cfg.KeyFile, s.cfg.Fits, s.Log); err != nil {
 			return fmt.Errorf("tls.cert_file, tls.key_file: %s", strings.TrimPrefix(err.Error(), "tls: "))
 		}
 	}
