@@ -14,8 +14,8 @@ import (
 var commandVariables = []struct{ name, doc string }{
 	{"HEDDLE_CONFIG", "The configuration file, like `--config`."},
 	{"HEDDLE_SOCKET", "The socket of the server, for the command line; like `--socket`."},
-	{"HEDDLE_PROFILE", "The profile that names a remote server, for the command line; like `--profile`."},
-	{"HEDDLE_ADDRESS", "The address of a remote server, for the command line; like `--address`."},
+	{"HEDDLE_PROFILE", "The profile that names a remote server, for the command line; like `--profile`. Commands that work on the server's own machine, such as `heddle backup`, refuse it."},
+	{"HEDDLE_ADDRESS", "The address of a remote server, for the command line; like `--address`. Commands that work on the server's own machine, such as `heddle backup`, refuse it."},
 	{"HEDDLE_API_KEY", "The API key for that server."},
 	{"HEDDLE_API_KEY_FILE", "A file that holds the API key."},
 	{"HEDDLE_OUTPUT", "The output format of the command line: table, json or yaml; like `--output`."},

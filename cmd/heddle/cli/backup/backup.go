@@ -41,9 +41,9 @@ func (t Tools) backup() *cobra.Command {
 		Short: "Write the database and the keys of the server to a file",
 		Long: `Write the database and the keys of the server to a file.
 
-Run it on the server's machine, as the user of the server, with its configuration. The
-server may run: the backup shows one moment. It holds everything but the configuration
-file and what that names outside of data_dir.
+Run it on the server's machine, as the user of the server, with its configuration: it
+does not work with --address. The server may run: the backup shows one moment. It holds
+everything but the configuration file and what that names outside of data_dir.
 
 Without a recipient or a passphrase, those of --recipient or of backup.recipients, the
 backup is not encrypted: who has it can pretend to be the server.`,

@@ -134,6 +134,19 @@ func hostPort(address string) (string, error) {
 	return net.JoinHostPort(host, "443"), nil
 }
 
+// Host is the host of an Address, without a port and brackets: as it is if it is none.
+func Host(address string) string {
+	target, err := hostPort(address)
+	if err != nil {
+		return address
+	}
+	host, _, err := net.SplitHostPort(target)
+	if err != nil {
+		return address
+	}
+	return host
+}
+
 // findKey returns the key for a remote server.
 func findKey(file string) (string, error) {
 	if file == "" {

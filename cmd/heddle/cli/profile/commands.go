@@ -32,7 +32,10 @@ func Command(t Tools) *cobra.Command {
 		Long: `A profile is a server elsewhere, with its address and your API key. The current one is
 meant by every command that does not say another with --profile, --address,
 --socket or --config; ` + "`heddle profile use local`" + ` goes back to the server on this
-machine. The keys are kept in files that only you can read.`,
+machine. The keys are kept in files that only you can read.
+
+Commands that work on the server's own machine (backup, restore, db, import, doctor)
+refuse to run while a profile is meant: run them there, or say --profile local.`,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	group.AddCommand(t.add(), t.list(), t.use(), t.remove())
