@@ -47,7 +47,6 @@ type app struct {
 		reason  string
 	}
 	dial connection
-	more []*cobra.Command // those of Run's caller, which work on this machine
 }
 
 // connection is the connection to the server; nil until a command needs it.
@@ -63,15 +62,16 @@ func (c connection) last() error { return c.conn.Explain(status.Error(codes.Unav
 
 // Run runs one command line, without the program's name, and returns the exit
 // code. More commands (such as serve, which needs what this package must not know)
-// are added to the root; they find the flag --config by ConfigPath. They work on this machine, and are
-// refused where a server elsewhere is meant.
+// are added to the root; they find the flag --config by ConfigPath.
 func Run(ctx context.Context, args []string, env Env, more ...*cobra.Command) int {
-	a := &app{in: env.In, out: env.Out, err: env.Err, now: env.Now, more: more}
+	a := &app{in: env.In, out: env.Out, err: env.Err, now: env.Now}
 	if a.now == nil {
 		a.now = time.Now
 	}
 	root := a.root()
 	root.AddCommand(more...)
+	ownCommands(root)
+	strict(root)
 	root.SetArgs(args)
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -81,16 +81,7 @@ func Run(ctx context.Context, args []string, env Env, more ...*cobra.Command) in
 	if err == nil {
 		return exitOK
 	}
-	if fromCobra(err) {
-		err = usageError{err}
-	}
-	return a.report(cmd, err)
-}
-
-// fromCobra reports whether cobra itself refused the command line; it has no
-// type for that error.
-func fromCobra(err error) bool {
-	return strings.HasPrefix(err.Error(), "unknown command")
+	return a.report(ctx, cmd, err)
 }
 
 // ConfigPath returns the configuration file that cmd, a command added by Run's
@@ -166,8 +157,7 @@ func (a *app) root() *cobra.Command {
 
 Commands talk to a running server: on this machine through its socket, which
 is found from --config or --socket, or elsewhere with --address and an API key,
-or a profile that has both. The commands backup, restore, db, import, doctor,
-serve and config work on the machine that they run on, and refuse another.
+or a profile that has both.
 
 Exit codes: 0 done; 2 the command, or a file or value that it was given, is
 wrong; 3 what it names does not exist; 4 it exists already, or a precondition
@@ -222,9 +212,6 @@ func (a *app) people() people.Tools {
 
 func (a *app) checkFlags(cmd *cobra.Command) error {
 	if err := exclusive(cmd, "socket", "address", "profile"); err != nil {
-		return err
-	}
-	if err := a.checkHere(cmd); err != nil {
 		return err
 	}
 	if a.flags.reason != "" {

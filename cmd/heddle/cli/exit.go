@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"heddle/cmd/heddle/cli/dial"
+	"heddle/cmd/heddle/cli/profile"
 	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
 
@@ -60,6 +63,8 @@ func exitCode(err error) int {
 	var dialed *dial.Error
 	var conf *config.LoadError
 	switch {
+	case errors.Is(err, profile.ErrUnknown):
+		return exitNotFound
 	case misused(err), errors.As(err, &inputError{}), errors.As(err, &conf):
 		return exitUsage
 	case errors.As(err, &dialed):
@@ -74,22 +79,41 @@ func exitCode(err error) int {
 }
 
 // report tells the person what went wrong, and returns the exit code.
-func (a *app) report(cmd *cobra.Command, err error) int {
+func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 	if a.dial.explains(err) {
 		err = a.dial.last()
 	}
 	code := exitCode(err)
-	a.hint("heddle: %s", message(err))
+	a.hint("heddle: %s", message(ctx, err))
 	if misused(err) {
 		a.hint("Run '%s --help' for help.", cmd.CommandPath())
 	}
 	return code
 }
 
-// message returns the text of err for people.
-func message(err error) string {
-	if errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled {
+// lost is what people are told where a server does not answer any more.
+const lost = "the server stopped or the connection broke; see that it runs (`heddle health`)"
+
+// broke reports whether err, of a call, says that the server, or the way to it, went away: the
+// status was made here by grpc, which tells only by the words, or by a server that stops.
+func broke(err error) bool {
+	st, ok := status.FromError(err)
+	if !ok || st.Code() == codes.Canceled {
+		return ok
+	}
+	return st.Code() == codes.Unavailable && slices.ContainsFunc([]string{
+		"error reading from server", "connection error: ", "closing transport", "transport is closing", "the connection is draining",
+		"the connection is closing", "connection closed", "unexpected HTTP status",
+	}, func(words string) bool { return strings.Contains(st.Message(), words) })
+}
+
+// message returns the text of err for people. ctx is that of the command.
+func message(ctx context.Context, err error) string {
+	switch {
+	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled):
 		return "interrupted"
+	case broke(err):
+		return lost
 	}
 	st, ok := status.FromError(err)
 	if !ok {

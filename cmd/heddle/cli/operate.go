@@ -20,26 +20,11 @@ func (a *app) debugCommand() *cobra.Command {
 	tools := inspect.Tools{Server: a.server, Show: a.show, Hint: a.hint, Out: a.out}
 	return group("debug", "What to look at when something is slow",
 		fleet.Command(fleet.Tools{Server: a.server, Show: a.show, Table: a.print, Out: a.out}),
-		strict(inspect.Netmap(tools)), strict(inspect.LogLevel(tools)))
+		inspect.Netmap(tools), inspect.LogLevel(tools))
 }
 
 func (a *app) reloadCommand() *cobra.Command {
-	return strict(reload.Command(reload.Tools{Server: a.server, Show: a.show, Hint: a.hint, Out: a.out}))
-}
-
-// strict makes mistakes in the arguments of a command, and of those below it, mistakes of usage.
-func strict(cmd *cobra.Command) *cobra.Command {
-	for _, sub := range cmd.Commands() {
-		strict(sub)
-	}
-	check := cmd.Args
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError{err}
-		}
-		return nil
-	}
-	return cmd
+	return reload.Command(reload.Tools{Server: a.server, Show: a.show, Hint: a.hint, Out: a.out})
 }
 
 func (a *app) list(list []proto.Message, hint string, table func()) error {
@@ -47,21 +32,21 @@ func (a *app) list(list []proto.Message, hint string, table func()) error {
 }
 
 func (a *app) profileCommand() *cobra.Command {
-	return strict(profile.Command(profile.Tools{
+	return profile.Command(profile.Tools{
 		Table: a.print, Encode: a.encode, Plain: func() bool { return a.flags.output == formatTable }, Hint: a.hint,
 		Input: func(err error) error { return inputError{err} }, In: a.in, Out: a.out,
-	}))
+	})
 }
 
 func (a *app) auditCommand() *cobra.Command {
-	return strict(audit.Command(audit.Tools{
+	return audit.Command(audit.Tools{
 		Server: a.server, List: a.list, Table: a.print, Plain: func() bool { return a.flags.output == formatTable },
 		Usage: func(err error) error { return usageError{err} }, Now: a.now, Out: a.out,
-	}))
+	})
 }
 
 func (a *app) webhooksCommand() *cobra.Command {
-	return strict(webhooks.Command(webhooks.Tools{
+	return webhooks.Command(webhooks.Tools{
 		Server: a.server, Show: a.show, List: a.list, Table: a.print, Hint: a.hint, Out: a.out,
 		Confirm: func(cmd *cobra.Command) func(string, ...any) error {
 			c := a.confirmer(cmd)
@@ -72,7 +57,7 @@ func (a *app) webhooksCommand() *cobra.Command {
 				return c.ask(format, args...)
 			}
 		},
-	}))
+	})
 }
 
 // watch lists anew whenever something of a kind changes, until ctx ends or the server stops.

@@ -17,7 +17,6 @@ var elsewhere = map[string]string{
 	"configtest":          "write `heddle config check`",
 	"generate":            "keys are made at the first start",
 	"namespaces":          "write `heddle users`",
-	"debug":               "write `heddle health`, `heddle nodes show NODE` or `heddle policy explain`",
 	"nodes move":          "a device changes hands when somebody else logs in on it",
 	"nodes logout":        "write `heddle nodes expire NODE`",
 	"nodes enable-routes": "write `heddle nodes approve-routes NODE PREFIX`",

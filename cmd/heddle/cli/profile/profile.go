@@ -171,7 +171,7 @@ func (b Book) known(n string) (contents, error) {
 		return c, err
 	}
 	if _, ok := c.Profiles[n]; !ok {
-		return c, fmt.Errorf("%w: %q (there are: %s)", ErrUnknown, n, strings.Join(append(slices.Sorted(maps.Keys(c.Profiles)), Local), ", "))
+		return c, fmt.Errorf("%w: %q (there are: %s); `heddle profile list` shows their addresses", ErrUnknown, n, strings.Join(append(slices.Sorted(maps.Keys(c.Profiles)), Local), ", "))
 	}
 	return c, nil
 }
