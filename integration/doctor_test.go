@@ -125,7 +125,7 @@ func (c *clinic) testNames(t *testing.T) {
 	// An AAAA record from the time of another server.
 	stranger.SetName(serverName, serverAddr)
 	stranger.SetName(serverName, netip.MustParseAddr("2001:db8:1::99"))
-	c.diagnose(t, stranger, []string{"--url", serverURL, "--ca-file", c.lab.CAFile()}, []ill{{"port", "2001:db8:1::99"}, {"stun", "2001:db8:1::99"}, {"relay", "2001:db8:1::99"}})
+	c.diagnose(t, stranger, []string{"--url", serverURL, "--ca-file", c.lab.CAFile()}, []ill{{"port", "2001:db8:1::99"}, {"relay", "2001:db8:1::99"}})
 
 	bad := filepath.Join(c.server.host.Dir(), "bad.yaml")
 	if err := os.WriteFile(bad, []byte(strings.Replace(c.config, "base_domain: "+baseDomain, "base_domain: test", 1)), 0o600); err != nil {
@@ -204,11 +204,11 @@ func (c *clinic) testProxies(t *testing.T) {
 		{"headers are dropped", "proxy_pass https://control.test;", []ill{
 			{"upgrade", "nginx does not pass on the headers Upgrade and Connection of POST"},
 			{"websocket", "nginx does not pass on the headers Upgrade and Connection of WebSocket"},
-			{"relay", "nginx answers GET /derp with 426"}, {"stun", "nothing answers"}}},
+			{"relay", "nginx answers GET /derp with 426"}}},
 		{"only WebSockets", `proxy_pass https://control.test; proxy_http_version 1.1; if ($request_method = POST) { return 405; }
 			proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;`, []ill{
-			{"upgrade", "nginx answers POST /ts2021 with 405"}, {"stun", "nothing answers"}}},
-		{"another site", "return 200 hello;", []ill{{"answer", "nginx answers GET /key with 200"}, {"stun", "nothing answers"}, {"relay", "nginx answers GET /derp with 200"}}},
+			{"upgrade", "nginx answers POST /ts2021 with 405"}}},
+		{"another site", "return 200 hello;", []ill{{"answer", "nginx answers GET /key with 200"}, {"relay", "nginx answers GET /derp with 200"}}},
 	} {
 		dir := filepath.Join(front.Dir(), strings.ReplaceAll(tc.name, " ", "-"))
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -245,7 +245,7 @@ func (c *clinic) testSTUN(t *testing.T) {
 	// A firewall before the public address.
 	rules("table ip ill { chain in { type filter hook input priority -10; ip daddr " + serverAddr.String() + " udp dport 3478 drop\n}\n}")
 	c.inside(t, ill{"stun", "UDP is blocked on the way"})
-	c.outside(t, ill{"stun", "nothing answers STUN at 198.51.100.2:3478"})
+	c.outside(t) // where it is a warning: which port STUN has is not known there
 	rules("delete table ip ill")
 	// Something that rewrites packets, as Docker's userland proxy does.
 	rules("table ip ill { chain in { type nat hook input priority 100; udp dport 3478 snat to 172.17.0.1\n}\n}")

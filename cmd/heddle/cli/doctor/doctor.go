@@ -98,6 +98,8 @@ type exam struct {
 	// distrusted is set once the certificate was found to be bad, so that what else
 	// there is can be looked at all the same.
 	distrusted bool
+	// ailing is why the server has no good certificate, as it says itself; empty if it has not said so.
+	ailing string
 
 	findings []Finding
 }

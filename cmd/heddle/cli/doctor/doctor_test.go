@@ -2,14 +2,22 @@ package doctor
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"heddle/cmd/heddle/config"
+	v1 "heddle/proto/heddle/v1"
 
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -34,6 +42,73 @@ func TestClocks(t *testing.T) {
 		}
 		if last := e.findings[len(e.findings)-1]; last.Name != "clocks" || last.Verdict != tc.want {
 			t.Errorf("off by %v: %+v", tc.off, last)
+		}
+	}
+}
+
+func TestNothingListens(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	for _, tc := range []struct {
+		host string
+		dns  bool
+	}{{"127.0.0.1", false}, {"localhost", false}, {"vpn.example.com", true}} {
+		e := &exam{url: &url.URL{Scheme: "http", Host: net.JoinHostPort(tc.host, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))}}
+		if good := e.port(t.Context(), []netip.Addr{netip.MustParseAddr("127.0.0.1")}); good != nil {
+			t.Fatalf("%v answers", good)
+		}
+		if f := e.findings[0]; f.Verdict != Broken || !strings.Contains(f.Next, "runs and listens") || strings.Contains(f.Next, "DNS") != tc.dns {
+			t.Errorf("%s: %+v", tc.host, f)
+		}
+	}
+}
+
+// TestSTUNFromOutside: nobody has said there which port it is.
+func TestSTUNFromOutside(t *testing.T) {
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := silent.LocalAddr().(*net.UDPAddr).Port
+	silent.Close() // so that packets are refused at once
+	n := node{host: "127.0.0.1", addrs: []string{"127.0.0.1"}, stunPort: port, own: true}
+	for _, tc := range []struct {
+		cfg  *config.Config
+		want Verdict
+		next string
+	}{{nil, Warning, "run heddle doctor on the server"}, {new(config.Config), Broken, "see that the server runs"}} {
+		e := &exam{cfg: tc.cfg}
+		e.stun(t.Context(), n)
+		if f := e.findings[0]; f.Name != "stun" || f.Verdict != tc.want || !strings.Contains(f.Next, tc.next) {
+			t.Errorf("%+v, want %s: %s", f, tc.want, tc.next)
+		}
+	}
+}
+
+// TestNoCertificate: the server knows why it has none, and so does whoever asks the doctor.
+func TestNoCertificate(t *testing.T) {
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return nil, errors.New("none")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go http.Serve(l, http.NotFoundHandler())
+	e := &exam{now: time.Now, url: &url.URL{Scheme: "https", Host: l.Addr().String()}}
+	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	e.certificate(t.Context(), addrs)
+	if f := e.findings[0]; f.Verdict != Broken || !strings.Contains(f.Next, "look at the log") {
+		t.Errorf("the reason is not known: %+v", f)
+	}
+	e.parts([]*v1.HealthPart{{Name: "certificate", Message: "the authority does not reach port 80"}})
+	e.certificate(t.Context(), addrs)
+	for _, f := range e.findings[1:] {
+		if f.Name != "certificate" || f.Verdict != Broken || !strings.Contains(f.Reason, "does not reach port 80") || strings.Contains(f.Next, "log") {
+			t.Errorf("the reason is known: %+v", f)
 		}
 	}
 }

@@ -158,8 +158,16 @@ func (e *exam) running(ctx context.Context) {
 		return
 	}
 	e.fine(name, "it answers at %s", e.cfg.Listen.Socket)
-	for _, p := range resp.GetParts() {
+	e.parts(resp.GetParts())
+}
+
+// parts takes over what the server says of itself.
+func (e *exam) parts(all []*v1.HealthPart) {
+	for _, p := range all {
 		switch {
+		case !p.GetOk() && p.GetName() == "certificate":
+			e.ailing = p.GetMessage()
+			e.broken(p.GetName(), mendCertificate, "%s", p.GetMessage())
 		case !p.GetOk():
 			e.broken(p.GetName(), "see the server's log", "%s", p.GetMessage())
 		case !e.looked(p.GetName()):

@@ -24,6 +24,8 @@ const (
 	soon     = 14 * 24 * time.Hour // before a certificate's end: renewals come earlier than that
 	skew     = 30 * time.Second    // of two clocks, the way between them included
 	proxyDoc = "see docs/reverse-proxy.md for a configuration that works"
+
+	mendCertificate = "mend what it says, and heddle goes on by itself; docs/tls.md has what authorities need"
 )
 
 // outside goes the way of a device.
@@ -100,6 +102,10 @@ func port(scheme, port string) string {
 func (e *exam) port(ctx context.Context, addrs []netip.Addr) (good []netip.Addr) {
 	const name = "port"
 	p := port(e.url.Scheme, e.url.Port())
+	orOther := ", or take the address out of DNS"
+	if _, err := netip.ParseAddr(e.url.Hostname()); err == nil || e.url.Hostname() == "localhost" {
+		orOther = "" // DNS has no part in it
+	}
 	for _, a := range addrs {
 		at := net.JoinHostPort(a.String(), p)
 		conn, err := reach(ctx, "tcp", at)
@@ -110,9 +116,9 @@ func (e *exam) port(ctx context.Context, addrs []netip.Addr) (good []netip.Addr)
 		case a.Is6() && errors.Is(err, syscall.ENETUNREACH):
 			e.skip(name, "this machine has no IPv6, so %s is not tried", at)
 		case errors.Is(err, syscall.ECONNREFUSED):
-			e.broken(name, "see that heddle or the proxy listens there, or take the address out of DNS", "nothing listens at %s", at)
+			e.broken(name, "see that heddle or the proxy runs and listens there"+orOther, "nothing listens at %s", at)
 		default:
-			e.broken(name, "open the port in the firewall (and in that of the hosting provider), or take the address out of DNS", "no connection to %s: %s", at, cause(err))
+			e.broken(name, "open the port in the firewall (and in that of the hosting provider)"+orOther, "no connection to %s: %s", at, cause(err))
 		}
 	}
 	if len(good) == len(addrs) {
@@ -175,6 +181,9 @@ func (e *exam) handshake(ctx context.Context, addr, host string) (leaf *x509.Cer
 		return nil, "let the server send the whole chain (fullchain.pem); if it is of an authority of your own, devices need its root, and this command --ca-file", errors.New("nobody known here has signed the certificate")
 	case errors.As(err, &plain):
 		return nil, "let server_url begin with http://, or turn TLS on (tls.acme.email)", errors.New("what answers does not speak TLS")
+	}
+	if e.ailing != "" && host == e.url.Hostname() {
+		return nil, mendCertificate, fmt.Errorf("the TLS handshake fails, and heddle says why it has no good certificate: %s", e.ailing)
 	}
 	return nil, "look at the log of heddle or of the proxy: there may be no certificate yet", fmt.Errorf("the TLS handshake fails: %s", cause(err))
 }

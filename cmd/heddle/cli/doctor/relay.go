@@ -160,6 +160,10 @@ func (e *exam) stun(ctx context.Context, n node) {
 		switch ip, _ := netip.ParseAddr(a); {
 		case err != nil && ip.Is6() && !hasIPv6():
 			e.skip(name, "this machine has no IPv6, so %s is not tried", at)
+		case err != nil && e.cfg == nil:
+			e.warn(name, fmt.Sprintf("%d is assumed; if derp.embedded.stun_listen_addr has another port, run heddle doctor on the server; otherwise see that it runs, and that the firewalls on the way let UDP through", n.stunPort),
+				"nothing answers STUN at %s", at)
+			return
 		case err != nil && n.own && e.answersInside(ctx):
 			e.broken(name, fmt.Sprintf("open UDP port %d in the firewall (and in that of the hosting provider), or publish it from the container", n.stunPort),
 				"UDP is blocked on the way to %s: the server answers on its own machine, but not there", at)
