@@ -60,6 +60,14 @@ func (c connection) explains(err error) bool { return c.conn.Explain(err) != nil
 // last returns why the connection failed; nil if it did not.
 func (c connection) last() error { return c.conn.Explain(status.Error(codes.Unavailable, "")) }
 
+// missing returns what is said of err, of a call, if no server has the socket; nil otherwise.
+func (c connection) missing(err error) error {
+	if c.explains(err) && errors.Is(c.last(), errNoServer) {
+		return c.last()
+	}
+	return nil
+}
+
 // Run runs one command line, without the program's name, and returns the exit
 // code. More commands (such as serve, which needs what this package must not know)
 // are added to the root; they find the flag --config by ConfigPath.

@@ -68,6 +68,12 @@ func TestNoServer(t *testing.T) {
 			t.Errorf("%s", r.err)
 		}
 	})
+	t.Run("reload", func(t *testing.T) {
+		want := filepath.Join(dir, "heddle.sock") + ": start it with `heddle serve`"
+		if r := heddle(t, "", "--config", conf, "reload"); r.code != 1 || !strings.Contains(r.err, want) || !strings.Contains(r.err, "data_dir or unix_socket was just changed") {
+			t.Errorf("exit code %d: %s", r.code, r.err)
+		}
+	})
 	t.Run("policy check needs none", func(t *testing.T) {
 		r := heddle(t, "", "--socket", stale, "policy", "check", "testdata/good.hujson")
 		if r.code != 0 || !strings.Contains(r.err, "No server answers") {

@@ -24,7 +24,7 @@ func (a *app) debugCommand() *cobra.Command {
 }
 
 func (a *app) reloadCommand() *cobra.Command {
-	return reload.Command(reload.Tools{Server: a.server, Show: a.show, Hint: a.hint, Out: a.out})
+	return reload.Command(reload.Tools{Server: a.server, Missing: func(err error) error { return a.dial.missing(err) }, Show: a.show, Hint: a.hint, Out: a.out})
 }
 
 func (a *app) list(list []proto.Message, hint string, table func()) error {

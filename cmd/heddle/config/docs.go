@@ -174,6 +174,8 @@ stay as they were at its start. Clients stay connected, and get what concerns th
   and ` + "`failed`" + `. It exits with 0 if the configuration is in force, with 4 if some of it needs a restart, and with 2 if it is refused. The
   log tells the same, also after SIGHUP.
 * ` + "`tls.cert_file` and `tls.key_file`" + ` need a restart if TLS is turned on or off, and together with ` + "`server_url`" + `.
+* ` + "`heddle reload`" + ` finds the server by the configuration: after a change of ` + "`data_dir` or `unix_socket`" + ` restart the server instead, or name the
+  socket that it still has (` + "`heddle reload --socket OLD`" + `).
 * The first of ` + "`trusted_proxies`" + ` needs a restart; more of them, others, or none do not.
 * What is told about DNS: a key that is set in the configuration wins, and ` + "`heddle dns`" + ` refuses to change it. Once it is
   removed there, what ` + "`heddle dns`" + ` set last is in force again. ` + "`dns.extra_records`" + ` and the file are added to the records of ` + "`heddle dns`" + `.

@@ -22,9 +22,11 @@ import (
 type Tools struct {
 	// Server finds the server, perhaps by its configuration.
 	Server func() (*grpc.ClientConn, error)
-	Show   func(m proto.Message, text func()) error // as text, JSON or YAML
-	Hint   func(format string, args ...any)         // apart from the output
-	Out    io.Writer
+	// Missing returns what is said of a call that failed since no server has the socket; nil for other failures.
+	Missing func(error) error
+	Show    func(m proto.Message, text func()) error // as text, JSON or YAML
+	Hint    func(format string, args ...any)         // apart from the output
+	Out     io.Writer
 }
 
 // Command is `reload`.
@@ -35,6 +37,9 @@ func Command(t Tools) *cobra.Command {
 		Long: `Has the server load its configuration anew, as SIGHUP does, and says what was applied
 and which changes wait for a restart. docs/config.md tells which keys do. If anything
 is wrong with the configuration, or with a file that it names, nothing changes.
+
+The server is found by the configuration: after a change of data_dir or unix_socket
+restart it instead, or name its old socket with --socket.
 
 Exit codes: 0 the configuration is in force; 4 some changes wait for a restart, the
 others are in force; 2 the configuration is refused.`,
@@ -53,6 +58,9 @@ others are in force; 2 the configuration is refused.`,
 				return err
 			default:
 				if resp, err = v1.NewConfigServiceClient(conn).ReloadConfig(cmd.Context(), &v1.ReloadConfigRequest{}); err != nil {
+					if missing := t.Missing(err); missing != nil {
+						return fmt.Errorf("%w; if data_dir or unix_socket was just changed: restart the server, or give --socket OLD", missing)
+					}
 					return err
 				}
 			}
