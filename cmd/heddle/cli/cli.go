@@ -47,6 +47,7 @@ type app struct {
 		reason  string
 	}
 	dial connection
+	more []*cobra.Command // those of Run's caller, which work on this machine
 }
 
 // connection is the connection to the server; nil until a command needs it.
@@ -70,9 +71,10 @@ func (c connection) missing(err error) error {
 
 // Run runs one command line, without the program's name, and returns the exit
 // code. More commands (such as serve, which needs what this package must not know)
-// are added to the root; they find the flag --config by ConfigPath.
+// are added to the root; they find the flag --config by ConfigPath. They work on this machine, and are
+// refused where a server elsewhere is meant.
 func Run(ctx context.Context, args []string, env Env, more ...*cobra.Command) int {
-	a := &app{in: env.In, out: env.Out, err: env.Err, now: env.Now}
+	a := &app{in: env.In, out: env.Out, err: env.Err, now: env.Now, more: more}
 	if a.now == nil {
 		a.now = time.Now
 	}
@@ -165,7 +167,8 @@ func (a *app) root() *cobra.Command {
 
 Commands talk to a running server: on this machine through its socket, which
 is found from --config or --socket, or elsewhere with --address and an API key,
-or a profile that has both.
+or a profile that has both. The commands backup, restore, db, import, doctor,
+serve and config work on the machine that they run on, and refuse another.
 
 Exit codes: 0 done; 2 the command, or a file or value that it was given, is
 wrong; 3 what it names does not exist; 4 it exists already, or a precondition
@@ -220,6 +223,9 @@ func (a *app) people() people.Tools {
 
 func (a *app) checkFlags(cmd *cobra.Command) error {
 	if err := exclusive(cmd, "socket", "address", "profile"); err != nil {
+		return err
+	}
+	if err := a.checkHere(cmd); err != nil {
 		return err
 	}
 	if a.flags.reason != "" {
