@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"heddle/control/tailnet/typo"
 )
 
 // foreign are keys that people bring along from headscale, and what to write
@@ -56,7 +58,7 @@ func (s *schema) unknown(path string) string {
 	for _, k := range s.keys {
 		names = append(names, k.path)
 	}
-	if near := nearest(path, names); near != "" {
+	if near := typo.Nearest(path, names); near != "" {
 		return "unknown key, did you mean " + near + "?"
 	}
 	// The right name in the wrong section, or without one.
@@ -87,47 +89,8 @@ func (s *schema) unknownVariable(name string) string {
 		names = append(names, strings.TrimPrefix(v.name, prefix))
 	}
 	slices.Sort(names) // of equally near ones always the same
-	if near := nearest(strings.TrimPrefix(name, prefix), names); near != "" {
+	if near := typo.Nearest(strings.TrimPrefix(name, prefix), names); near != "" {
 		return "unknown variable, did you mean " + prefix + near + "?"
 	}
 	return "unknown variable: names are HEDDLE_ and the key in capitals with _ for dots; `heddle config example` lists the keys"
-}
-
-// nearest returns the name with the fewest typing errors, "" if none is near.
-func nearest(s string, names []string) string {
-	best, bound := "", min(3, 1+len(s)/4)+1
-	for _, name := range names {
-		if d := distance(strings.ToLower(s), strings.ToLower(name)); d < bound {
-			best, bound = name, d
-		}
-	}
-	return best
-}
-
-// distance is the number of insertions, deletions, changes and swaps of
-// neighbours that lead from a to b, with no letter touched twice.
-func distance(a, b string) int {
-	const far = 100
-	if len(a) > far || len(b) > far {
-		return far // strangers' keys can be long, ours are not
-	}
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := range len(a) {
-		row[0] = i + 1
-		for j := range len(b) {
-			change := 1
-			if a[i] == b[j] {
-				change = 0
-			}
-			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+change)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
 }
