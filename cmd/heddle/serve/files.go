@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"heddle/api"
 	"heddle/cmd/heddle/config"
 	"heddle/control/tailnet"
+	"heddle/policy"
 )
 
 // watchEvery is how often watched files are looked at. Polling survives
@@ -147,10 +150,14 @@ func readNamed(path string) ([]byte, error) {
 	return data, nil
 }
 
-// about puts the name of a file before an error; nil stays nil.
+// about puts the name of a file before an error, and before each problem of a policy; nil stays nil.
 func about(path string, err error) error {
 	if err == nil {
 		return nil
+	}
+	var problems policy.Errors
+	if errors.As(err, &problems) {
+		return fmt.Errorf("%s: %s", path, strings.ReplaceAll(problems.Error(), "\n", "\n"+path+": "))
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
@@ -190,7 +197,7 @@ func (s *server) setPolicy(ctx context.Context, path string, data []byte, err er
 
 func (s *server) warnOfPolicy(path string, p *tailnet.PreparedPolicy) {
 	for _, w := range p.Warnings {
-		s.Log.Warn("the policy asks for what it does not get", "file", path, "line", w.Line, "reason", w.Msg)
+		s.Log.Warn("the policy may not do what it should", "file", path, "line", w.Line, "reason", w.Msg)
 	}
 }
 

@@ -300,7 +300,7 @@ func TestReloadRefused(t *testing.T) {
 		{"wrong value", good + "dns: {nameservers: {global: [nobody]}}\n", "dns.nameservers.global[0]", "heddle.yaml:5: "},
 		{"provider without an issuer", good + "oidc: {providers: [{name: corp, client_id: x}]}\n", "oidc.providers[0]", "issuer is missing"},
 		{"secret that is not there", good + "oidc: {providers: [{name: corp, issuer: 'https://idp.example', client_id: x, client_secret_file: none}]}\n", "oidc.providers[0].client_secret_file", "cannot read the secret"},
-		{"policy with a mistake", good + "policy: {path: bad.hujson}\n", "policy.path", "bad.hujson: "},
+		{"policy with a mistake", good + "policy: {path: bad.hujson}\n", "policy.path", "/bad.hujson: line 3, column 1: "},
 		{"policy that is not there", good + "policy: {path: none.hujson}\n", "policy.path", "none.hujson: it cannot be read"},
 		{"relays with a mistake", good + "derp: {files: [derp.yaml, bad.yaml]}\n", "derp.files", "bad.yaml"},
 		{"URL without a map", good + "derp: {urls: [WEB/none]}\n", "derp.urls", "gives no DERP map: the answer is 404"},
