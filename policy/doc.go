@@ -317,6 +317,10 @@ func (d *Doc) named(n *Node, u *user, s syntax.Selector) bool {
 // order of the text. Read only.
 func (d *Doc) Features() []syntax.Feature { return d.text.Features }
 
+// Users returns the users that the policy names outside of its tests, each at
+// its first use, in the order of the text. Read only.
+func (d *Doc) Users() []syntax.Placed { return d.text.Users }
+
 // Refuse reports the uses of features that a server cannot honour; why has the
 // reason by the name of the feature. The error is an Errors.
 func (d *Doc) Refuse(why map[string]string) error {

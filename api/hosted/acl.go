@@ -129,6 +129,12 @@ func (s *Server) setACL(c *call) (any, error) {
 	return c.acl(source)
 }
 
+// validated is the answer about a good policy. Programs take any message or data for a refusal, so that warnings
+// have a field of their own.
+type validated struct {
+	Warnings []string `json:"warnings,omitempty"`
+}
+
 // validateACL says what is wrong with a policy, or tries tests with the policy in force. That something is wrong
 // is no error of the request.
 func (s *Server) validateACL(c *call) (any, error) {
@@ -147,11 +153,11 @@ func (s *Server) validateACL(c *call) (any, error) {
 			return nil, err
 		}
 	}
-	_, err = tailnet.PreparePolicy(c.snapshot(), source)
+	p, err := tailnet.PreparePolicy(c.snapshot(), source)
 	var problems policy.Errors
 	switch {
 	case err == nil:
-		return struct{}{}, nil
+		return validated{dataOf(p.Warnings)[0].Errors}, nil
 	case tailnet.CodeOf(err) != tailnet.Invalid:
 		return nil, err
 	case errors.As(err, &problems):

@@ -149,10 +149,16 @@ func TestValidationIsNoError(t *testing.T) {
 		`[{"src": "nobody@example.com"}`: false,
 		`[{"src": "alice@example.com", "accept": ["100.64.0.1:22"]}]`: true,
 		`[{"src": "alice@example.com", "deny": ["100.64.0.1:22"]}]`:   false,
+		`{"groups": {"group:a": ["alise@example.com"]}}`:              true,
 	} {
 		resp, text := w.raw("POST", "/tailnet/-/acl/validate", body, "Content-Type", "application/hujson")
-		var got struct{ Message string }
-		if err := json.Unmarshal([]byte(text), &got); err != nil || resp.StatusCode != 200 || (got.Message == "") != good {
+		var got struct {
+			Message  string
+			Data     any
+			Warnings []string
+		}
+		if err := json.Unmarshal([]byte(text), &got); err != nil || resp.StatusCode != 200 || (got.Message == "") != good ||
+			good && got.Data != nil || (len(got.Warnings) == 1 && strings.Contains(got.Warnings[0], "alice@example.com?")) != strings.Contains(body, "alise") {
 			t.Errorf("%s: %s: %s", body, resp.Status, text)
 		}
 	}

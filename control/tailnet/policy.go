@@ -26,7 +26,7 @@ type PreparedPolicy struct {
 	Source   string
 	Doc      *policy.Doc
 	Compiled *policy.Compiled // with the users and nodes of the snapshot
-	Warnings policy.Errors    // what it asks for and does not get yet; nil if there is nothing
+	Warnings policy.Errors    // what it asks for and does not get yet, in the order of the text; nil if there is nothing
 	of       roster
 	base     *Policy // in force in the snapshot
 }
@@ -63,19 +63,25 @@ func PreparePolicy(s *Snapshot, source string) (*PreparedPolicy, error) {
 	if strings.ContainsRune(source, 0) {
 		return nil, Errorf(Invalid, "the policy holds a byte that is zero, which no text has") // and PostgreSQL does not store
 	}
-	doc, err := policy.Parse([]byte(source))
-	if err != nil {
-		return nil, policyError(err)
-	}
+	doc, bad := policy.ParseStored([]byte(source)) // what is left of a bad one has more problems to tell of
 	in := s.PolicyInput()
 	in.Domains = doc.Domains() // heddle has no list of its own domains: it takes all that logins may have
 	p := &PreparedPolicy{Source: source, Doc: doc, Compiled: policy.Compile(doc, in), of: rosterOf(s), base: s.policy}
 	errors.As(doc.Refuse(promised), &p.Warnings)
-	problems := errors.Join(doc.Refuse(refused), p.Compiled.Check(), checkDERPMap(doc.DERPMap()), p.Compiled.RunTests())
-	if problems != nil {
-		return nil, policyError(problems)
+	p.Warnings = append(p.Warnings, unknownUsers(doc, in.Users)...)
+	problems := []error{bad, doc.Refuse(refused), p.Compiled.Check(), checkDERPMap(doc.DERPMap())}
+	if bad == nil { // of a part of the rules tests prove nothing
+		problems = append(problems, p.Compiled.RunTests())
 	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, policyError(err)
+	}
+	slices.SortStableFunc(p.Warnings, byPlace)
 	return p, nil
+}
+
+func byPlace(a, b *policy.Error) int {
+	return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 }
 
 // policyError makes the error that tells of all problems that err is made of.
@@ -94,9 +100,7 @@ func policyError(err error) error {
 	if len(all) == 0 {
 		return &Error{Code: Invalid, Msg: "the policy is not valid: " + err.Error(), Err: err}
 	}
-	slices.SortStableFunc(all, func(a, b *policy.Error) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
+	slices.SortStableFunc(all, byPlace)
 	return &Error{Code: Invalid, Msg: "the policy is not valid: " + all.Error(), Err: all}
 }
 

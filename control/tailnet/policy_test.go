@@ -59,6 +59,10 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 			{"{\"nodeAttrs\": [\n{\"target\": [\"*\"], \"attr\": [\"funnel\"]}]}", []string{"line 2, column 28: nodeAttrs funnel is not supported"}},
 			{`{"derpMap": {"Regions": {"900": {"RegionID": 900, "Nodes": [null]}, "901": {"RegionID": 901}}}}`,
 				[]string{"region 900: node 1 is null", "region 901 has no node that relays"}},
+			// What is wrong with the text alone, and what is only with these users.
+			{"{\"acls\": [{\"action\": \"accept\", \"src\": [\n\"group:admin\",\n\"tag:no\"], \"dst\": [\n\"*:99999\"]}],\n\"tests\": [{\"src\": \"alice@example.com\", \"accept\": [\"100.64.0.1:22\"]}]}",
+				[]string{"line 2, column 1: group not found", "line 3, column 1: src: tag not found", "line 4, column 1: dst="}},
+			{`{"derpMap": {"Regions": {"900": {"RegionID": 901}}}}`, []string{"region 900 has the RegionID 901"}},
 			// A failing test and what does not depend on it: all at once.
 			{"{\"acls\": [],\n\"tests\": [{\"src\": \"alice@example.com\", \"accept\": [\"100.64.0.1:22\"]}],\n" +
 				`"nodeAttrs": [{"target": ["*"], "attr": ["funnel"]}]}`, []string{"line 2, column", "line 3, column"}},
@@ -92,6 +96,48 @@ func TestPolicyWithPromises(t *testing.T) {
 			if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[i].Error(), want) {
 				t.Errorf("warnings: %v", p.Warnings)
 			}
+		}
+	})
+}
+
+// Whom nobody knows is told of once, at the first place of the text, and refuses nothing.
+func TestPolicyOfUsersWhoAreNot(t *testing.T) {
+	inWorld(t, func(w *world) {
+		for _, name := range []string{"me", "alice", "bob@example.com"} {
+			w.user(name)
+		}
+		for _, c := range []struct {
+			source string
+			want   []string
+		}{
+			{`{"acls": [{"action": "accept", "src": ["alice@", "bob@example.com", "group:corp"], "dst": ["me@:22"]}], "groups": {"group:corp": []}}`, nil},
+			{`{"acls": [{"action": "accept", "src": ["alise@"], "dst": ["*:*", "alise@:*"]}]}`,
+				[]string{"line 1, column 40: no user is called alise@ yet; did you mean alice@?"}},
+			{"{\"acls\": [{\"action\": \"accept\", \"src\": [\n\"Bob@example.com\"], \"dst\": [\"*:*\"]}],\n" +
+				"\"groups\": {\"group:a\": [\n\"zoe@example.org\", \"Bob@example.com\"]}}",
+				[]string{"line 2, column 1: no user is called Bob@example.com yet; did you mean bob@example.com?", "line 4, column 1: no user is called zoe@example.org yet"}},
+			{`{"tagOwners": {"tag:a": ["x\u001b@"]}}`, []string{`line 1, column 26: no user is called x\x1b@ yet`}},
+			{`{"tests": [{"src": "alise@", "accept": ["100.64.0.1:22"]}]}`, nil}, // tests may be of people to come
+		} {
+			p, err := tailnet.PreparePolicy(w.snap(), c.source)
+			if err != nil {
+				t.Errorf("%s: %v", c.source, err)
+				continue
+			}
+			var got []string
+			for _, warning := range p.Warnings {
+				got = append(got, warning.Error())
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("%s: warnings %q, want %q", c.source, got, c.want)
+			}
+		}
+		many := `{"groups": {"group:a": ["x0@"`
+		for i := range 1000 {
+			many += fmt.Sprintf(`, "x%d@"`, i)
+		}
+		if p, err := tailnet.PreparePolicy(w.snap(), many+"]}}"); err != nil || len(p.Warnings) != 100 {
+			t.Errorf("of a thousand: %d warnings, %v", len(p.Warnings), err)
 		}
 	})
 }

@@ -25,7 +25,7 @@ var topLevel = newSchema("policy",
 // text does to a reader who understands all of it.
 func Parse(src []byte) (*Policy, error) {
 	src = bytes.TrimPrefix(src, []byte("\ufeff")) // some editors write a byte order mark
-	p := &parser{reader: newReader(src), d: newPolicy()}
+	p := &parser{reader: newReader(src), d: newPolicy(), users: map[string]int{}}
 	root, err := p.parse()
 	if err != nil {
 		return nil, err
@@ -67,6 +67,7 @@ func Parse(src []byte) (*Policy, error) {
 	read("disableIPv4", func(v *hujson.Value) { p.d.DisableIPv4 = p.boolean(v, "disableIPv4") })
 	read("OneCGNATRoute", p.oneCGNAT)
 	slices.SortFunc(p.d.Features, func(a, b Feature) int { return cmp.Or(a.Line-b.Line, a.Column-b.Column) })
+	p.d.Users = p.placedUsers()
 	return p.d, p.result()
 }
 
@@ -137,6 +138,7 @@ func (p *parser) groups(v *hujson.Value) {
 			case err != nil || t.Kind != User:
 				p.fail(m.off, "groups[%q]: %q is not a user (user@example.com)", key.s, login)
 			case !slices.Contains(p.d.GroupsOf[login], key.s):
+				p.user(login, m.off)
 				members = append(members, login)
 				p.d.GroupsOf[login] = append(p.d.GroupsOf[login], key.s)
 			}
@@ -211,10 +213,14 @@ func (p *parser) derpMap(v *hujson.Value) {
 		p.fail(v.StartOffset, "derpMap: %v", err)
 		return
 	}
+	before := p.noted
 	for id, r := range m.Regions {
 		if r != nil && (r.RegionID != id || id <= 0) {
 			p.fail(v.StartOffset, "derpMap: region %d has the RegionID %d", id, r.RegionID)
 		}
+	}
+	if p.noted > before {
+		return
 	}
 	p.d.DERPMap = m
 	p.feature(FeatureDERPMap, v.StartOffset)

@@ -28,6 +28,8 @@ type Policy struct {
 	Features []Feature // in the order of the text, the first use of each
 	// Deferred are the names that only the tailnet can confirm.
 	Deferred []Deferred
+	// Users are the users that groups, owners, approvers and rules name, each at its first use, in the order of the text.
+	Users []Placed
 }
 
 // Definitions are the names that a policy introduces.

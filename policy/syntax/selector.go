@@ -19,6 +19,7 @@ type parser struct {
 	d *Policy
 	// defaultCheck is what defaultSrcPosture asks of sources.
 	defaultCheck []string
+	users        map[string]int // by login, the offset of the first use
 }
 
 // The selectors that the places of a policy take.
@@ -64,6 +65,8 @@ func (p *parser) selector(t text, allowed Kind) (Selector, error) {
 		return Selector{}, fmt.Errorf("%q is not valid here", s)
 	}
 	switch tm.Kind {
+	case User:
+		p.user(tm.Name, t.off)
 	case Domain:
 		p.deferCheck(t.off, strings.TrimPrefix(tm.Name, "user:*@"), "")
 	case Group:
@@ -80,6 +83,23 @@ func (p *parser) feature(name string, off int) {
 		line, col := p.place(off)
 		p.d.Features = append(p.d.Features, Feature{name, line, col})
 	}
+}
+
+// user notes a use of a login.
+func (p *parser) user(login string, off int) {
+	if was, ok := p.users[login]; !ok || off < was {
+		p.users[login] = off
+	}
+}
+
+// placedUsers returns the first use of each login.
+func (p *parser) placedUsers() []Placed {
+	out := make([]Placed, 0, len(p.users))
+	for login, off := range p.users {
+		out = append(out, p.placed(text{login, off}))
+	}
+	slices.SortFunc(out, func(a, b Placed) int { return cmp.Or(a.Line-b.Line, a.Column-b.Column) })
+	return out
 }
 
 func (p *parser) deferCheck(off int, domain, group string) {
