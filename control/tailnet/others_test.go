@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -306,7 +307,7 @@ func TestLostAnswer(t *testing.T) {
 		wantCode(t, w.update(func(tx *tailnet.Tx) error { return tx.RenameNode(n.ID, "desk") }), tailnet.Unavailable)
 		wantCode(t, w.update(func(tx *tailnet.Tx) error { _, err := tx.CreateUser(tailnet.User{Name: "bob"}); return err }), tailnet.Unavailable)
 		store.lose.Store(false)
-		if err := w.update(func(tx *tailnet.Tx) error { _, err := tx.CreateUser(tailnet.User{Name: "bob"}); return err }); tailnet.CodeOf(err) != tailnet.Conflict {
+		if err := w.update(func(tx *tailnet.Tx) error { _, err := tx.CreateUser(tailnet.User{Name: "bob"}); return err }); tailnet.CodeOf(err) != tailnet.Conflict || !strings.Contains(err.Error(), "preauthkeys create --user 2") {
 			t.Errorf("a user who was created, though nobody knew, was created again: %v", err)
 		}
 		if got := w.snap().Node(n.ID); got.Name != "desk" || !got.Status.Online {

@@ -142,7 +142,10 @@ func (tx *Tx) checkUserName(name string, id UserID) (string, error) {
 		return "", Errorf(Invalid, "user name %q: only digits would be taken for an ID", name)
 	}
 	if u := tx.userNamed(name); u != nil && u.ID != id {
-		return "", Errorf(Conflict, "there is a user %s already (ID %d)", u.Name, u.ID)
+		if id != 0 { // a new name
+			return "", Errorf(Conflict, "there is a user %s already (ID %d); take another name, `heddle users list` shows those in use", u.Name, u.ID)
+		}
+		return "", Errorf(Conflict, "there is a user %s already (ID %d); go on with `heddle preauthkeys create --user %[2]d`, or take another name", u.Name, u.ID)
 	}
 	return name, nil
 }

@@ -71,17 +71,28 @@ func (s *server) welcome() {
 	if snap.NumNodes() > 0 || s.Out == nil {
 		return
 	}
+	s.invite(snap)
+}
+
+// invite tells how to join the first device.
+func (s *server) invite(snap *tailnet.Snapshot) {
+	what, create, owner := "a user and a key", "    "+s.Command+" users create me\n", "me"
+	for u := range snap.Users() {
+		if u.Status == tailnet.UserActive { // the ID, as names of others' making may mean something to a shell
+			what, create, owner = "a key for "+u.Name, "", u.ID.String()
+			break
+		}
+	}
 	fmt.Fprintf(s.Out, `
 heddle serves %[1]s, and no device has joined yet. To join the first one:
 
-on this machine, make a user and a key (it is shown once):
-    %[2]s users create me
-    %[2]s preauthkeys create --user me
+on this machine, make %[3]s (it is shown once):
+%[4]s    %[2]s preauthkeys create --user %[5]s
 
 on the device, with that key:
     sudo tailscale up --login-server %[1]s --auth-key KEY
 
-`, s.cfg.ServerURL, s.Command)
+`, s.cfg.ServerURL, s.Command, what, create, owner)
 	if isLoopback(s.cfg.ServerURL.Hostname()) {
 		fmt.Fprint(s.Out, `This server is reachable from this machine only. For others set server_url and
 listen_addr in a config file (heddle config example) and start with --config.
