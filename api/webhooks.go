@@ -40,7 +40,7 @@ func (s webhooks) CreateWebhook(ctx context.Context, req *v1.CreateWebhookReques
 func (s webhooks) GetWebhook(ctx context.Context, req *v1.GetWebhookRequest) (*v1.GetWebhookResponse, error) {
 	w := s.snapshot().Webhook(req.GetId())
 	if w == nil {
-		return nil, tailnet.Errorf(tailnet.NotFound, "no webhook with ID %.40q", req.GetId())
+		return nil, tailnet.Errorf(tailnet.NotFound, "no webhook with ID %.40q; `heddle webhooks list` shows them", req.GetId())
 	}
 	return &v1.GetWebhookResponse{Webhook: s.proto(ctx, w)}, nil
 }

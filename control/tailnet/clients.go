@@ -131,7 +131,7 @@ func (tx *Tx) checkClient(s *ClientSpec) error {
 	}
 	client := Actor{Kind: ByAPIKey, Scopes: s.Scopes}
 	if len(s.Tags) == 0 && (client.Can(Write(AreaAuthKeys)) || client.Can(Write(AreaDevices))) {
-		return Errorf(Invalid, "a client that may change auth keys or devices needs tags")
+		return Errorf(Invalid, "a client that may change auth keys or devices needs tags for them, such as `--tags tag:ci`")
 	}
 	if err := tx.limitTags(s.Tags, "a client"); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -149,7 +150,7 @@ func (tx *Tx) webhook(id, what string) (*Webhook, error) {
 	}
 	w := tx.snap.Webhook(id)
 	if w == nil {
-		return nil, Errorf(NotFound, "no webhook with ID %.40q", id)
+		return nil, Errorf(NotFound, "no webhook with ID %.40q; `heddle webhooks list` shows them", id)
 	}
 	return w, nil
 }
@@ -201,7 +202,7 @@ func (w *Webhook) check() error {
 	}
 	for _, e := range w.Events {
 		if !knownEvent(e) {
-			return Errorf(Invalid, "there is no event %.60q; see docs/audit.md for their names", string(e))
+			return Errorf(Invalid, "there is no event %.60q: there are %s", string(e), eventNames())
 		}
 	}
 	w.Events = slices.Compact(slices.Sorted(slices.Values(w.Events)))
@@ -218,6 +219,15 @@ func knownEvent(e Event) bool {
 		}
 	}
 	return false
+}
+
+// eventNames are all names of events, each category before its own.
+func eventNames() string {
+	var names []string
+	for _, category := range slices.Sorted(maps.Keys(EventsOf)) {
+		names = append(names, eventText(append([]Event{category}, EventsOf[category]...)))
+	}
+	return strings.ReplaceAll(strings.Join(names, ","), ",", ", ")
 }
 
 func webhookChanges(old, w *Webhook) []Change {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -66,6 +68,9 @@ func (t Tools) create() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if host := private(req.GetUrl()); host != "" {
+				t.Hint("%s is not a public address: nothing is sent there unless webhooks.allowed_networks in the server's configuration has it.", host)
+			}
 			return t.Show(resp, func() {
 				t.Hint("Webhook %s is created. Its secret is not shown again:", resp.GetWebhook().GetId())
 				fmt.Fprintln(t.Out, resp.GetSecret())
@@ -75,6 +80,25 @@ func (t Tools) create() *cobra.Command {
 	cmd.Flags().StringSliceVar(&req.Events, "events", []string{"categoryTailnetManagement", "categoryDeviceMisconfigurations"}, eventHelp)
 	cmd.Flags().StringVar(&req.Provider, "provider", "", "`FORM` of the messages: slack, mattermost, googlechat or discord\ninstead of the events as JSON")
 	return cmd
+}
+
+// shared is where the addresses of devices are.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+// private returns the host of a URL if nobody needs to look it up to see that it is not public; "" otherwise.
+// The server decides, by all addresses of a name, whenever it sends something.
+func private(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	host := u.Hostname()
+	ip, err := netip.ParseAddr(host)
+	ip = ip.Unmap()
+	if err == nil && (!ip.IsGlobalUnicast() || ip.IsPrivate() || shared.Contains(ip)) || host == "localhost" {
+		return host
+	}
+	return ""
 }
 
 func (t Tools) list() *cobra.Command {
