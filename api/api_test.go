@@ -569,6 +569,10 @@ func TestPolicy(t *testing.T) {
 	if check, err := policies.CheckPolicy(t.Context(), good); err != nil || len(check.GetWarnings()) > 0 {
 		t.Error(check, err)
 	}
+	warned, err := policies.CheckPolicy(t.Context(), &v1.CheckPolicyRequest{Policy: "{\"acls\": [{\"action\": \"accept\",\n\"src\": [\"nobody@\"], \"dst\": [\"*:*\"]}]}"})
+	if err != nil || len(warned.GetWarnings()) != 1 || warned.Warnings[0].GetLine() != 2 || warned.Warnings[0].GetMessage() != "no user is called nobody@ yet" {
+		t.Error(warned, err)
+	}
 	if w.state.Snapshot().Policy().Source != "" {
 		t.Error("a check has set the policy")
 	}

@@ -59,6 +59,8 @@ func FuzzPolicy(f *testing.F) {
 				}
 				e.Excerpt([]byte(text))
 			}
+			left, _ := policy.ParseStored([]byte(text))
+			_ = policy.Compile(left, newWorld(seed).tailnet(6)).Check()
 			return
 		}
 		w := newWorld(seed)
