@@ -1,16 +1,12 @@
 package cli
 
 import (
-	"context"
-
 	"heddle/cmd/heddle/cli/audit"
 	"heddle/cmd/heddle/cli/fleet"
 	"heddle/cmd/heddle/cli/inspect"
 	"heddle/cmd/heddle/cli/profile"
 	"heddle/cmd/heddle/cli/reload"
-	"heddle/cmd/heddle/cli/show"
 	"heddle/cmd/heddle/cli/webhooks"
-	v1 "heddle/proto/heddle/v1"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -41,7 +37,7 @@ func (a *app) profileCommand() *cobra.Command {
 func (a *app) auditCommand() *cobra.Command {
 	return audit.Command(audit.Tools{
 		Server: a.server, List: a.list, Table: a.print, Plain: func() bool { return a.flags.output == formatTable },
-		Usage: func(err error) error { return usageError{err} }, Now: a.now, Out: a.out,
+		Usage: func(err error) error { return usageError{err} }, Now: a.now, Out: a.out, Stay: a.stay,
 	})
 }
 
@@ -58,31 +54,4 @@ func (a *app) webhooksCommand() *cobra.Command {
 			}
 		},
 	})
-}
-
-// watch lists anew whenever something of a kind changes, until ctx ends or the server stops.
-func (a *app) watch(ctx context.Context, kind v1.WatchKind, list func() error) error {
-	conn, err := a.server()
-	if err != nil {
-		return err
-	}
-	stream, err := v1.NewWatchServiceClient(conn).Watch(ctx, &v1.WatchRequest{Kinds: []v1.WatchKind{kind}})
-	if err != nil {
-		return err
-	}
-	for stale := true; ; {
-		news, err := stream.Recv()
-		if err != nil {
-			return err
-		}
-		stale = stale || news.GetReset_() || len(news.GetChanges()) > 0
-		if !stale || news.GetCursor() == "" {
-			continue
-		}
-		show.Clear(a.out)
-		if err := list(); err != nil {
-			return err
-		}
-		stale = false
-	}
 }

@@ -32,6 +32,9 @@ type Tools struct {
 	Usage  func(error) error // marks a mistake in the command line
 	Now    func() time.Time
 	Out    io.Writer
+	// Stay runs a stream anew when the server or the connection went away; the stream calls heard
+	// with each sign of life.
+	Stay func(ctx context.Context, stream func(heard func()) error) error
 }
 
 // Command is `audit`.
@@ -64,7 +67,8 @@ func Command(t Tools) *cobra.Command {
 	tail := &cobra.Command{
 		Use:   "tail",
 		Short: "Show changes as they happen",
-		Long: `Shows changes as they happen, until it is interrupted. With -o json each is an
+		Long: `Shows changes as they happen, until you stop it; if the server goes away
+meanwhile, it goes on when the server is back. With -o json each is an
 object on a line of its own.`,
 		Example: "  heddle audit tail\n  heddle audit tail --action policy.set\n  heddle audit tail --after 1200 -o json",
 		Args:    cobra.NoArgs,
@@ -157,22 +161,41 @@ func read(ctx context.Context, t Tools, filter *v1.AuditFilter, most int) ([]pro
 	}
 }
 
-// follow prints entries until ctx ends, which is no error.
+// follow prints entries until ctx ends, which is no error. After the server was away it goes on
+// behind the last entry.
 func follow(ctx context.Context, t Tools, req *v1.TailAuditEntriesRequest) error {
 	conn, err := t.Server()
 	if err != nil {
 		return err
 	}
-	stream, err := v1.NewAuditServiceClient(conn).TailAuditEntries(ctx, req)
+	c := v1.NewAuditServiceClient(conn)
+	err = t.Stay(ctx, func(heard func()) error { return tail(ctx, t, c, req, heard) })
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// tail prints entries until the stream ends, and moves req.After.
+func tail(ctx context.Context, t Tools, c v1.AuditServiceClient, req *v1.TailAuditEntriesRequest, heard func()) error {
+	// A stream without entries gives no sign of life, and does not tell where "from now on" is.
+	newest, err := c.ListAuditEntries(ctx, &v1.ListAuditEntriesRequest{PageSize: 1})
+	if err != nil {
+		return err
+	}
+	heard()
+	for _, e := range newest.GetEntries() {
+		if req.After == 0 {
+			req.After = e.GetId()
+		}
+	}
+	stream, err := c.TailAuditEntries(ctx, req)
 	if err != nil {
 		return err
 	}
 	for {
 		resp, err := stream.Recv()
 		if err != nil {
-			if ctx.Err() != nil && status.Code(err) == codes.Canceled {
-				return nil
-			}
 			return err
 		}
 		line := lineOf(resp.GetEntry())
@@ -186,6 +209,7 @@ func follow(ctx context.Context, t Tools, req *v1.TailAuditEntriesRequest) error
 		if _, err := fmt.Fprintln(t.Out, line); err != nil {
 			return err
 		}
+		req.After = resp.GetEntry().GetId()
 	}
 }
 
