@@ -79,7 +79,7 @@ func (s *server) invite(snap *tailnet.Snapshot) {
 	what, create, owner := "a user and a key", "    "+s.Command+" users create me\n", "me"
 	for u := range snap.Users() {
 		if u.Status == tailnet.UserActive { // the ID, as names of others' making may mean something to a shell
-			what, create, owner = "a key for "+u.Name, "", u.ID.String()
+			what, create, owner = "a key for the user "+u.Name, "", u.ID.String()
 			break
 		}
 	}

@@ -27,5 +27,5 @@ func TestInvitation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	see(false, "a key for two (it is shown once):\n    heddle preauthkeys create --user 2\n")
+	see(false, "a key for the user two (it is shown once):\n    heddle preauthkeys create --user 2\n")
 }
