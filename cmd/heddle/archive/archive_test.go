@@ -183,6 +183,22 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+// A refused restore leaves no directory that it made itself.
+func TestRestoreLeavesNothing(t *testing.T) {
+	place := filepath.Join(t.TempDir(), "data")
+	_, _, err := archive.Restore(t.Context(), configOf(t, place), filepath.Join(t.TempDir(), "none"), nil)
+	wantCode(t, err, tailnet.NotFound, "none")
+	if _, err := os.Lstat(place); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("data_dir is there: %v", err)
+	}
+	there := t.TempDir()
+	_, _, err = archive.Restore(t.Context(), configOf(t, there), filepath.Join(t.TempDir(), "none"), nil)
+	wantCode(t, err, tailnet.NotFound, "none")
+	if _, err := os.Lstat(there); err != nil {
+		t.Error(err)
+	}
+}
+
 // A server that has a key of its own keeps it.
 func TestRestoreReplacesNothing(t *testing.T) {
 	dir, _ := newServer(t)
@@ -311,7 +327,7 @@ func TestHostileBackups(t *testing.T) {
 			if _, _, err := archive.Restore(t.Context(), configOf(t, filepath.Join(parent, "data")), file, nil); err == nil || strings.Contains(tailnet.Message(err), "\x1b") {
 				t.Errorf("restored, or said so in a way that steers the terminal: %q", err)
 			}
-			if left := list(t, parent); len(left) != 1 { // the lock
+			if left := list(t, parent); len(left) != 0 {
 				t.Errorf("files %v", left)
 			}
 		})
@@ -332,7 +348,7 @@ func FuzzRestore(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, _, err := archive.Restore(context.Background(), configOf(t, filepath.Join(parent, "data")), file, nil)
-		if left := list(t, parent); err != nil && len(left) != 2 {
+		if left := list(t, parent); err != nil && len(left) != 1 { // the backup
 			t.Errorf("files %v after %v", left, err)
 		}
 	})

@@ -40,6 +40,7 @@ func Restore(ctx context.Context, cfg *config.Config, file string, identities []
 // Install does what Restore does with what fill puts into a directory: a database, at DatabaseIn, and the files of the
 // manifest that it returns, at FileIn. fill is called once nobody else has the data directory.
 func Install(ctx context.Context, cfg *config.Config, fill func(work string) (*Manifest, error)) (m *Manifest, img tailnet.Image, err error) {
+	_, missing := os.Lstat(cfg.DataDir)
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, img, fmt.Errorf("data_dir: %w", err)
 	}
@@ -48,6 +49,11 @@ func Install(ctx context.Context, cfg *config.Config, fill func(work string) (*M
 		return nil, img, err
 	}
 	defer lock.Release()
+	defer func() {
+		if err != nil && errors.Is(missing, fs.ErrNotExist) {
+			leave(cfg.DataDir)
+		}
+	}()
 	work, err := os.MkdirTemp(cfg.DataDir, workPrefix)
 	if err != nil {
 		return nil, img, err
@@ -77,6 +83,14 @@ func Install(ctx context.Context, cfg *config.Config, fill func(work string) (*M
 		}
 	}
 	return m, img, err
+}
+
+// leave removes a data directory that was made for nothing, unless there is more in it than the lock.
+func leave(dir string) {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 1 && entries[0].Name() == dirlock.Name {
+		_ = os.Remove(filepath.Join(dir, dirlock.Name)) // what stays does no harm
+		_ = os.Remove(dir)
+	}
 }
 
 // DatabaseIn is the database in a directory that Install fills.

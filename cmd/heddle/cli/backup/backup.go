@@ -146,8 +146,13 @@ What happened after the backup is lost: devices that joined since must log in ag
 				return t.Coded(err)
 			}
 			return show(cmd, m, func() {
-				fmt.Fprintf(cmd.OutOrStdout(), "restored %d devices and %d users as of %s, from heddle %s at %s\n",
-					len(img.Nodes), len(img.Users), m.Created.Local().Format(time.RFC1123), m.Heddle, m.Server)
+				into := cfg.DataDir
+				if !cfg.Database.URL.IsZero() {
+					into += " and the database of database.url"
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "restored %d devices and %d users as of %s, from heddle %s at %s, into %s\n",
+					len(img.Nodes), len(img.Users), m.Created.Local().Format(time.RFC1123), m.Heddle, m.Server, into)
+				fmt.Fprintln(cmd.ErrOrStderr(), "Now start the server with this configuration, as the user that owns that directory: systemctl start heddle, or heddle serve.")
 				if url := cfg.ServerURL.String(); url != m.Server {
 					fmt.Fprintf(cmd.ErrOrStderr(), "The devices know the server as %s, and this one will be %s: they do not find it unless the name leads here.\n", m.Server, url)
 				}

@@ -85,11 +85,12 @@ func TestBackupAndRestore(t *testing.T) {
 	_, _, err = run(t, "data_dir: "+t.TempDir()+"\n", "backup", file+"2")
 	wantCode(t, err, codes.NotFound, "no database")
 
-	fresh := "data_dir: " + t.TempDir() + "\nserver_url: https://other.example.com\ntrusted_proxies: [127.0.0.1]\n"
+	place := t.TempDir()
+	fresh := "data_dir: " + place + "\nserver_url: https://other.example.com\ntrusted_proxies: [127.0.0.1]\n"
 	_, _, err = run(t, fresh, "restore", file+".age")
 	wantCode(t, err, codes.InvalidArgument, "--passphrase-file")
 	out, hints, err := run(t, fresh, "restore", "--passphrase-file", passphrase, file+".age")
-	if err != nil || !strings.Contains(out, "0 devices and 1 users") || !strings.Contains(hints, "http://127.0.0.1:8080") {
+	if err != nil || !strings.Contains(out, "0 devices and 1 users") || !strings.Contains(out, ", into "+place+"\n") || !strings.Contains(hints, "http://127.0.0.1:8080") || !strings.Contains(hints, "heddle serve") {
 		t.Errorf("%q, %q, %v", out, hints, err)
 	}
 	_, _, err = run(t, fresh, "restore", "--passphrase-file", passphrase, file+".age")
