@@ -74,6 +74,7 @@ func TestWrongUsage(t *testing.T) {
 	refused("heddle backup", "an argument is missing: heddle backup FILE")
 	refused("heddle restore", `unexpected argument "b": heddle restore FILE`, "a", "b")
 	refused("heddle doctor", `unexpected argument "x": heddle doctor`, "x")
+	refused("heddle doctor", "write the server's URL", "--url", "ftp://x")
 	refused("heddle db migrate", "--to is missing")
 	refused("heddle completion", "bash, fish, powershell and zsh", "tcsh")
 	refused("heddle backup", "passphrase-file", "x", "--passphrase-file", "a", "--recipient", "b")

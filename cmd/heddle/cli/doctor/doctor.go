@@ -71,7 +71,7 @@ The exit code is 1 if something is broken.`,
 			if from != "" {
 				u, err := url.Parse(from)
 				if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-					return fmt.Errorf("--url %q: write the server's URL, like https://vpn.example.com", from)
+					return &dial.Error{Kind: dial.Usage, Msg: fmt.Sprintf("--url %q: write the server's URL, like https://vpn.example.com", from)}
 				}
 				e.url = u
 			} else {
