@@ -52,6 +52,8 @@ const (
 	// this one is dead. claimTick is how often one that has no claim asks again.
 	claimTime = 4 * attemptTime
 	claimTick = 10 * time.Second
+	// moveTimeout bounds how long a server that stops waits until it is noted what a receiver has.
+	moveTimeout = 2 * time.Second
 )
 
 // Options are what a Sender needs.
@@ -331,10 +333,16 @@ func (s *Sender) deliver(ctx context.Context, w *tailnet.Webhook, batch []event,
 		if err := s.post(ctx, w, batch); err != nil {
 			return err
 		}
-		s.delivered(w, len(batch))
+		// The receiver has it: a server that stops now must not tell it again.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), moveTimeout)
+		defer cancel()
 	}
 	if err := s.opts.Store.MoveWebhook(ctx, tailnet.Default, w.ID, to); err != nil {
 		return err
+	}
+	if len(batch) > 0 {
+		s.delivered(w, len(batch))
 	}
 	s.note(w.ID, func(d *Delivery) { d.Position = to })
 	return nil
