@@ -306,10 +306,6 @@ func (p *policyMesh) testVia(t *testing.T) {
 	p.explains(t, "anna", p.box().String(), false)
 }
 
-// settled is how long it may take until the networks of two hosts have forgotten what went through an exit node:
-// neighbours that did not answer meanwhile are asked again after some seconds. That is none of heddle's time.
-const settled = 20 * time.Second
-
 // testExitNode grants the internet to one user, and then to the other by way of one exit node.
 func (p *policyMesh) testExitNode(t *testing.T) {
 	anna, ben := netip.MustParseAddr("198.51.100.21"), netip.MustParseAddr("198.51.100.22")
@@ -328,7 +324,7 @@ func (p *policyMesh) testExitNode(t *testing.T) {
 		t.Error("ben's client takes an exit node that he may not use")
 		p.ben.MustCLI(t, "set", "--exit-node=")
 	}
-	awaitFetch(t, settled, p.ben.Host, outside, ben)
+	awaitFetch(t, seconds, p.ben.Host, outside, ben)
 
 	p.grant(t, amongNodes, `{"src": ["bert@"], "dst": ["autogroup:internet"], "ip": ["*"], "via": ["tag:server"]}`)
 	p.ben.Await(t, seconds, "may use the exit node that the grant leads to", exitNodes("dave"))
@@ -344,7 +340,7 @@ func (p *policyMesh) testExitNode(t *testing.T) {
 	for _, c := range []*stock.Client{p.anna, p.ben} {
 		c.MustCLI(t, "set", "--exit-node=")
 	}
-	awaitFetch(t, settled, p.anna.Host, outside, anna)
+	awaitFetch(t, seconds, p.anna.Host, outside, anna)
 }
 
 // exitNodes checks that just these peers may be used as exit nodes.
